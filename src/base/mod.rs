@@ -1,0 +1,16 @@
+//! Values without I/O that every layer shares: ids, keys, ranges, checksums, sizes, times.
+//!
+//! Nothing here reads a file, a socket or the environment, and nothing here knows OSS requests or the
+//! kernel. The one exception is [`time`], the only place that asks for the wall clock.
+
+pub mod crc64;
+pub mod ids;
+pub mod key;
+pub mod limits;
+pub mod range;
+pub mod time;
+pub mod units;
+
+pub use ids::{ETag, PartNumber, SessionId, UploadId};
+pub use key::{KeyError, ObjectKey, Prefix};
+pub use range::ByteRange;

@@ -1,0 +1,10 @@
+//! A FUSE file system that makes an Alibaba Cloud OSS bucket a folder.
+//!
+//! ```text
+//!  cli ──► mount ──► worker ──► fuse ──► vfs ──► write, read ──► upload ──► spill, journal, oss ──► base
+//! ```
+//!
+//! A module uses what stands to its right, never what stands to its left; `tests/it/tidy.rs` holds the table.
+
+pub mod base;
+pub mod oss;
