@@ -188,7 +188,8 @@ mod tests {
             match prefix.file_key(&path) {
                 Ok(key) => {
                     prop_assert_eq!(prefix.path_of(key.as_str()), Some(path.as_str()));
-                    prop_assert_eq!(prefix.path_of(&prefix.dir_key(&path)), Some(path.as_str()));
+                    let marker = prefix.dir_key(&path);
+                    prop_assert_eq!(prefix.path_of(&marker), Some(path.as_str()));
                 }
                 Err(KeyError::BadStart) => prop_assert!(path.starts_with('\\')),
                 Err(error) => prop_assert!(false, "{error}"),
