@@ -7,4 +7,9 @@
 //! A module uses what stands to its right, never what stands to its left; `tests/it/tidy.rs` holds the table.
 
 pub mod base;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod devserver;
 pub mod oss;
+pub mod read;
