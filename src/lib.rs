@@ -11,5 +11,8 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod devserver;
+pub mod journal;
 pub mod oss;
 pub mod read;
+pub mod spill;
+pub mod upload;

@@ -1,0 +1,289 @@
+//! The journal of the work: which uploads were begun, and which parts of them are done.
+//!
+//! The only module that names sled. Losing its last records costs a repeated part or a ListParts, never a byte:
+//! what was promised lies in the session files (`spill`). So a journal that does not open is set aside, not
+//! fatal, and records are committed in groups by one thread (sled keeps writes in the process until `flush`).
+
+mod record;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+pub use record::{PartRecord, UploadRecord};
+
+use crate::base::{PartNumber, SessionId};
+use record::Versioned;
+
+/// The journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("journal: {0}")]
+    Sled(#[from] sled::Error),
+    #[error("journal: {0}")]
+    Io(#[from] io::Error),
+    #[error("journal: its writer has stopped")]
+    Stopped,
+}
+
+/// sled's own cache, far below its default of 1 GiB.
+const CACHE_BYTES: u64 = 16 << 20;
+/// Records that wait are committed together, up to this many.
+const GROUP_MAX: usize = 512;
+
+#[derive(Debug)]
+enum Change {
+    Upload(SessionId, UploadRecord),
+    Part(SessionId, PartNumber, PartRecord),
+    Forget(SessionId),
+}
+
+#[derive(Debug)]
+struct Entry {
+    change: Change,
+    done: Option<oneshot::Sender<()>>,
+}
+
+/// The open journal. Clones of its handle share one writer.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    trees: Trees,
+    queue: Sender<Entry>,
+}
+
+#[derive(Debug, Clone)]
+struct Trees {
+    db: sled::Db,
+    sessions: sled::Tree,
+    parts: sled::Tree,
+}
+
+/// Ends the writer when the last [`Journal`] is gone, with everything that was queued on disk.
+#[derive(Debug)]
+pub struct JournalWriter(Option<JoinHandle<()>>);
+
+impl JournalWriter {
+    /// Waits for the writer; every [`Journal`] must have been dropped.
+    pub fn join(mut self) {
+        if let Some(thread) = self.0.take()
+            && thread.join().is_err()
+        {
+            log::error!("the journal's writer panicked");
+        }
+    }
+}
+
+impl Journal {
+    /// Opens the journal at `path`; one that does not open is renamed to `journal.broken-N` and begun anew.
+    pub fn open(path: &Path) -> Result<(Self, JournalWriter), JournalError> {
+        let trees = match Trees::open(path) {
+            Ok(trees) => trees,
+            Err(error) => {
+                let aside = set_aside(path)?;
+                log::warn!("{error}; it was set aside as {} and begun anew", aside.display());
+                Trees::open(path)?
+            }
+        };
+        let (queue, entries) = channel();
+        let writer = trees.clone();
+        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || writer.commit_all(&entries))?;
+        Ok((Self { trees, queue }, JournalWriter(Some(thread))))
+    }
+
+    /// Records an upload id; durable against a kill of the process when this returns.
+    pub async fn begin_upload(&self, session: SessionId, record: UploadRecord) -> Result<(), JournalError> {
+        let (done, committed) = oneshot::channel();
+        self.send(Change::Upload(session, record), Some(done))?;
+        committed.await.map_err(|_| JournalError::Stopped)
+    }
+
+    /// Records a part that the service has; it is committed with the next group.
+    pub fn part_done(&self, session: SessionId, number: PartNumber, record: PartRecord) -> Result<(), JournalError> {
+        self.send(Change::Part(session, number, record), None)
+    }
+
+    /// Forgets all about a session.
+    pub fn forget(&self, session: SessionId) -> Result<(), JournalError> {
+        self.send(Change::Forget(session), None)
+    }
+
+    fn send(&self, change: Change, done: Option<oneshot::Sender<()>>) -> Result<(), JournalError> {
+        self.queue.send(Entry { change, done }).map_err(|_| JournalError::Stopped)
+    }
+
+    /// The upload of a session, with its parts, as far as the journal knows. Records that cannot be read count
+    /// as absent and are logged.
+    pub fn upload_of(
+        &self,
+        session: SessionId,
+    ) -> Result<Option<(UploadRecord, Vec<(PartNumber, PartRecord)>)>, JournalError> {
+        let Some(bytes) = self.trees.sessions.get(session.to_bytes())? else { return Ok(None) };
+        let Some(upload) = UploadRecord::decode(&bytes) else {
+            log::warn!("journal: the record of session {session} cannot be read; its parts are sent again");
+            return Ok(None);
+        };
+        let mut parts = Vec::new();
+        for item in self.trees.parts.scan_prefix(session.to_bytes()) {
+            let (key, value) = item?;
+            match (part_of_key(&key), PartRecord::decode(&value)) {
+                (Some(number), Some(part)) => parts.push((number, part)),
+                _ => log::warn!("journal: a part record of session {session} cannot be read; the part is sent again"),
+            }
+        }
+        Ok(Some((upload, parts)))
+    }
+
+    /// Sessions of which the journal knows an upload.
+    pub fn sessions(&self) -> Result<Vec<SessionId>, JournalError> {
+        let mut found = Vec::new();
+        for item in self.trees.sessions.iter() {
+            let (key, _) = item?;
+            found.extend(key.as_ref().try_into().ok().map(SessionId::from_bytes));
+        }
+        Ok(found)
+    }
+}
+
+impl Trees {
+    fn open(path: &Path) -> Result<Self, JournalError> {
+        let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
+        let (sessions, parts) = (db.open_tree("sessions")?, db.open_tree("parts")?);
+        Ok(Self { db, sessions, parts })
+    }
+
+    fn commit_all(&self, entries: &Receiver<Entry>) {
+        while let Ok(first) = entries.recv() {
+            let mut group = vec![first];
+            group.extend(entries.try_iter().take(GROUP_MAX - 1));
+            if let Err(error) = self.commit(&group) {
+                log::error!("{error}; work that was done may be done again after a crash");
+            }
+            for done in group.into_iter().filter_map(|entry| entry.done) {
+                if done.send(()).is_err() {
+                    log::trace!("whoever waited for a record has gone; it stands all the same");
+                }
+            }
+        }
+    }
+
+    fn commit(&self, group: &[Entry]) -> Result<(), JournalError> {
+        for entry in group {
+            match &entry.change {
+                Change::Upload(session, record) => {
+                    self.sessions.insert(session.to_bytes(), record.encode())?;
+                }
+                Change::Part(session, number, record) => {
+                    self.parts.insert(part_key(*session, *number), record.encode())?;
+                }
+                Change::Forget(session) => self.remove(*session)?,
+            }
+        }
+        self.db.flush()?;
+        Ok(())
+    }
+
+    fn remove(&self, session: SessionId) -> Result<(), JournalError> {
+        let keys = self.parts.scan_prefix(session.to_bytes()).keys().collect::<Result<Vec<_>, _>>()?;
+        for key in keys {
+            self.parts.remove(key)?;
+        }
+        self.sessions.remove(session.to_bytes())?;
+        Ok(())
+    }
+}
+
+fn part_key(session: SessionId, number: PartNumber) -> [u8; 14] {
+    let mut key = [0; 14];
+    key[..12].copy_from_slice(&session.to_bytes());
+    key[12..].copy_from_slice(&(number.get() as u16).to_be_bytes());
+    key
+}
+
+fn part_of_key(key: &[u8]) -> Option<PartNumber> {
+    let number = u16::from_be_bytes(key.get(12..)?.try_into().ok()?);
+    PartNumber::new(u32::from(number))
+}
+
+/// Renames a journal that does not open out of the way.
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let mut count = 1;
+    loop {
+        let aside = path.with_extension(format!("broken-{count}"));
+        if !aside.exists() {
+            fs::rename(path, &aside)?;
+            return Ok(aside);
+        }
+        count += 1;
+    }
+}
+
+/// Opens and reads the whole journal, then closes it: for a child process, since sled can panic on a damaged
+/// folder and a panic ends the process.
+pub fn probe(path: &Path) -> Result<(), JournalError> {
+    let trees = Trees::open(path)?;
+    for tree in [&trees.sessions, &trees.parts] {
+        for item in tree.iter() {
+            item?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{ETag, ObjectKey, UploadId};
+
+    fn upload(id: &str) -> UploadRecord {
+        UploadRecord {
+            upload_id: UploadId::new(id),
+            key: ObjectKey::parse("k").unwrap(),
+            part_size: 8 << 20,
+            created_micros: 5,
+            headers_crc: 1,
+        }
+    }
+
+    fn part(generation: u64) -> PartRecord {
+        PartRecord { generation, len: 10, crc64: Some(7), etag: ETag::new("E") }
+    }
+
+    #[tokio::test]
+    async fn records_survive_reopening() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("journal");
+        let (a, b) = (SessionId::generate(1), SessionId::generate(2));
+        let (journal, writer) = Journal::open(&path).unwrap();
+        journal.begin_upload(a, upload("A")).await.unwrap();
+        journal.begin_upload(b, upload("B")).await.unwrap();
+        for n in [3, 1, 2] {
+            journal.part_done(a, PartNumber::new(n).unwrap(), part(u64::from(n))).unwrap();
+        }
+        journal.part_done(b, PartNumber::new(1).unwrap(), part(9)).unwrap();
+        journal.forget(b).unwrap();
+        drop(journal);
+        writer.join();
+
+        let (journal, _writer) = Journal::open(&path).unwrap();
+        let (found, parts) = journal.upload_of(a).unwrap().unwrap();
+        assert_eq!(found, upload("A"));
+        assert_eq!(parts.iter().map(|(n, p)| (n.get(), p.generation)).collect::<Vec<_>>(), [(1, 1), (2, 2), (3, 3)]);
+        assert_eq!(journal.upload_of(b).unwrap(), None);
+        assert_eq!(journal.sessions().unwrap(), [a]);
+    }
+
+    #[test]
+    fn a_folder_that_is_no_journal_is_set_aside() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("journal");
+        fs::write(&path, b"not a folder").unwrap();
+        assert!(probe(&path).is_err());
+        let (journal, _writer) = Journal::open(&path).unwrap();
+        assert!(journal.sessions().unwrap().is_empty());
+        assert!(temp.path().join("journal.broken-1").exists());
+    }
+}

@@ -1,0 +1,83 @@
+//! What the journal's trees hold: one version byte, then bincode 2 in its standard configuration.
+
+use bincode::config::standard;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{ETag, ObjectKey, UploadId};
+
+/// A multipart upload that was begun for a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadRecord {
+    pub upload_id: UploadId,
+    /// An upload id belongs to its key.
+    pub key: ObjectKey,
+    /// Bytes of a spill file: the part plan follows from it.
+    pub part_size: u64,
+    pub created_micros: u64,
+    /// A sum of the headers sent when it was begun: they are fixed from then on.
+    pub headers_crc: u64,
+}
+
+/// A part that the service has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// How often the part's bytes had changed when it was sent.
+    pub generation: u64,
+    pub len: u64,
+    /// Of the bytes as sent; `None` for a part copied on the server.
+    pub crc64: Option<u64>,
+    pub etag: ETag,
+}
+
+/// A record with its version in front.
+pub(super) trait Versioned: Serialize + DeserializeOwned {
+    const VERSION: u8;
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![Self::VERSION];
+        bincode::serde::encode_into_std_write(self, &mut out, standard())
+            .expect("plain values into memory always encode");
+        out
+    }
+
+    /// `None` for another version, or bytes that are no record.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (version, payload) = bytes.split_first()?;
+        if *version != Self::VERSION {
+            return None;
+        }
+        let config = standard().with_limit::<{ 1 << 20 }>();
+        bincode::serde::decode_from_slice(payload, config).ok().map(|(record, _)| record)
+    }
+}
+
+impl Versioned for UploadRecord {
+    const VERSION: u8 = 1;
+}
+
+impl Versioned for PartRecord {
+    const VERSION: u8 = 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn other_versions_are_not_read() {
+        let record = PartRecord { generation: 3, len: 4, crc64: None, etag: ETag::new("x") };
+        let mut bytes = record.encode();
+        assert_eq!(PartRecord::decode(&bytes), Some(record));
+        bytes[0] = 2;
+        assert_eq!(PartRecord::decode(&bytes), None);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _: (Option<UploadRecord>, Option<PartRecord>) = (UploadRecord::decode(&bytes), PartRecord::decode(&bytes));
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A run of a session's bytes as something to be sent: read from the spill files when it is wanted, in chunks.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::SessionDir;
+use crate::base::ByteRange;
+
+/// How much is read at a time: large enough that calls are few, small enough to stay in the cache.
+const CHUNK: u64 = 256 << 10;
+
+/// Bytes of a session in a range of the file. Where no spill file stands, or it ends early, they are zeros.
+#[derive(Debug, Clone)]
+pub struct SpillBody {
+    dir: Arc<SessionDir>,
+    piece_size: u64,
+    range: ByteRange,
+}
+
+impl SpillBody {
+    pub fn new(dir: Arc<SessionDir>, piece_size: u64, range: ByteRange) -> Self {
+        Self { dir, piece_size, range }
+    }
+
+    /// Bytes in the run.
+    pub fn len(&self) -> u64 {
+        self.range.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// A reader from the start. Its chunks never cross a piece.
+    pub fn reader(&self) -> SpillReader {
+        SpillReader { body: self.clone(), at: self.range.start, open: None }
+    }
+}
+
+/// Reads a [`SpillBody`] chunk by chunk.
+#[derive(Debug)]
+pub struct SpillReader {
+    body: SpillBody,
+    at: u64,
+    open: Option<(u64, Option<File>)>,
+}
+
+impl Iterator for SpillReader {
+    type Item = io::Result<Bytes>;
+
+    fn next(&mut self) -> Option<io::Result<Bytes>> {
+        let rest = self.body.range.end - self.at;
+        if rest == 0 {
+            return None;
+        }
+        let chunk = self.read_chunk(rest);
+        match &chunk {
+            Ok(bytes) => self.at += bytes.len() as u64,
+            Err(_) => self.at = self.body.range.end,
+        }
+        Some(chunk)
+    }
+}
+
+impl SpillReader {
+    fn read_chunk(&mut self, rest: u64) -> io::Result<Bytes> {
+        let index = self.at / self.body.piece_size;
+        let within = self.at % self.body.piece_size;
+        let want = rest.min(CHUNK).min(self.body.piece_size - within) as usize;
+        if self.open.as_ref().is_none_or(|(open, _)| *open != index) {
+            self.open = Some((index, open_if_there(&self.body.dir, index)?));
+        }
+        let mut buffer = BytesMut::zeroed(want);
+        if let Some((_, Some(file))) = &self.open {
+            read_or_zeros(file, within, &mut buffer)?;
+        }
+        Ok(buffer.freeze())
+    }
+}
+
+fn open_if_there(dir: &SessionDir, index: u64) -> io::Result<Option<File>> {
+    match File::open(dir.piece_path(index)) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && dir.path().exists() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Fills `buffer` from `offset` on; what lies past the end of the file stays zero.
+fn read_or_zeros(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{ObjectKey, SessionId};
+    use crate::spill::{HeaderRecord, Layout, LockedFolder, Phase, SessionRecord, SpillStore};
+
+    #[test]
+    fn pieces_and_holes_read_as_one_run() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = LockedFolder::lock(Layout::new(temp.path()), "test").unwrap();
+        let record = SessionRecord {
+            id: SessionId::generate(1),
+            key: Some(ObjectKey::parse("k").unwrap()),
+            piece_size: 10,
+            base: None,
+            base_valid: 0,
+            headers: HeaderRecord::default(),
+            mtime_is_set: false,
+            append: false,
+            phase: Phase::Open,
+            size: None,
+            pieces: vec![],
+            error: None,
+        };
+        let dir = Arc::new(SpillStore::open(&folder).create(&record).unwrap());
+        dir.open_piece(0, true).unwrap().write_all_at(b"0123456789", 0).unwrap();
+        dir.open_piece(2, true).unwrap().write_all_at(b"abc", 0).unwrap();
+        let body = SpillBody::new(dir, 10, ByteRange::new(5, 28));
+        let bytes: Vec<u8> = body.reader().map(Result::unwrap).flatten().collect();
+        assert_eq!(bytes, b"56789\0\0\0\0\0\0\0\0\0\0abc\0\0\0\0\0");
+        assert_eq!(bytes.len() as u64, body.len());
+    }
+}

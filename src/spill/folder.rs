@@ -1,0 +1,291 @@
+//! The state folder of a mount: its lock, and the folders of sessions in it.
+//!
+//! Holds no absolute path inside: it may be moved as a whole.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+use super::session::SESSION_FILE;
+use super::{RecordError, SessionDir, SessionRecord, SpillError};
+use crate::base::SessionId;
+
+/// The places in a state folder.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    pub fn spill(&self) -> PathBuf {
+        self.root.join("spill")
+    }
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+    pub fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+    pub fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+    fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// Makes the folders, 0700.
+    fn create(&self) -> Result<(), SpillError> {
+        for path in [self.root.clone(), self.spill(), self.trash(), self.quarantine()] {
+            DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(SpillError::io(&path))?;
+        }
+        Ok(())
+    }
+}
+
+/// The exclusive ownership of a state folder, held as long as this lives (and no longer than the process).
+#[derive(Debug)]
+pub struct LockedFolder {
+    layout: Layout,
+    _lock: File,
+}
+
+/// Another process owns the folder.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("the state folder {} is in use by {owner}", path.display())]
+    Busy { path: PathBuf, owner: String },
+    #[error(transparent)]
+    Spill(#[from] SpillError),
+}
+
+impl LockedFolder {
+    /// Creates the folder if need be and takes its lock. `owner` is written into it, for whoever is refused.
+    pub fn lock(layout: Layout, owner: &str) -> Result<Self, LockError> {
+        layout.create()?;
+        let path = layout.lock();
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut file = open.map_err(SpillError::io(&path))?;
+        // SAFETY: a plain call on a descriptor that lives through it.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            let mut other = String::new();
+            file.read_to_string(&mut other).map_err(SpillError::io(&path))?;
+            return Err(LockError::Busy { path: layout.root, owner: other.trim().to_owned() });
+        }
+        let mut write = || -> io::Result<()> {
+            file.set_len(0)?;
+            file.write_all(owner.as_bytes())
+        };
+        write().map_err(SpillError::io(&path))?;
+        Ok(Self { layout, _lock: file })
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+}
+
+/// What sessions share: where they go when they end.
+#[derive(Debug)]
+pub(super) struct Shared {
+    layout: Layout,
+    sweeper: Sender<PathBuf>,
+}
+
+impl Shared {
+    pub(super) fn move_to_trash(&self, path: &Path, id: SessionId) -> Result<(), SpillError> {
+        let target = self.layout.trash().join(id.to_string());
+        fs::rename(path, &target).map_err(SpillError::io(path))?;
+        // The sweeper ends only with the process; what it missed is swept at the next start.
+        if self.sweeper.send(target).is_err() {
+            log::debug!("no sweeper for the trash; it is emptied at the next mount");
+        }
+        Ok(())
+    }
+
+    pub(super) fn move_to_quarantine(&self, path: &Path) -> Result<PathBuf, SpillError> {
+        let name = path.file_name().unwrap_or_default();
+        let mut target = self.layout.quarantine().join(name);
+        let mut attempt = 1;
+        while target.exists() {
+            target = self.layout.quarantine().join(format!("{}.{attempt}", name.to_string_lossy()));
+            attempt += 1;
+        }
+        fs::rename(path, &target).map_err(SpillError::io(path))?;
+        Ok(target)
+    }
+}
+
+/// A session found on disk.
+#[derive(Debug)]
+pub struct Found {
+    pub dir: SessionDir,
+    /// `Ok(None)`: no session file at all, an orphan.
+    pub record: Result<Option<SessionRecord>, RecordError>,
+}
+
+/// The sessions of a mount.
+#[derive(Debug, Clone)]
+pub struct SpillStore {
+    shared: Arc<Shared>,
+}
+
+impl SpillStore {
+    /// Opens the store in a folder that this process owns.
+    pub fn open(folder: &LockedFolder) -> Self {
+        Self::with_layout(folder.layout().clone())
+    }
+
+    fn with_layout(layout: Layout) -> Self {
+        let (sweeper, doomed) = channel::<PathBuf>();
+        let store = Self { shared: Arc::new(Shared { layout, sweeper }) };
+        let trash = store.shared.layout.trash();
+        let sweep = move || {
+            let left = fs::read_dir(&trash).into_iter().flatten().flatten().map(|entry| entry.path());
+            for path in left.collect::<Vec<_>>().into_iter().chain(doomed.iter()) {
+                match fs::remove_dir_all(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        log::warn!("cannot delete {}: {error}", path.display());
+                    }
+                    _ => {}
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("sweeper".into()).spawn(sweep) {
+            log::warn!("no thread to empty the trash: {error}");
+        }
+        store
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.shared.layout
+    }
+
+    /// Begins a session: its folder and its session file stand when this returns.
+    pub fn create(&self, record: &SessionRecord) -> Result<SessionDir, SpillError> {
+        let path = self.shared.layout.spill().join(record.id.to_string());
+        DirBuilder::new().mode(0o700).create(&path).map_err(SpillError::io(&path))?;
+        let dir = SessionDir::new(record.id, path, self.shared.clone());
+        dir.write_first(record)?;
+        Ok(dir)
+    }
+
+    /// All sessions on disk, oldest first. A folder whose name is no session id is left alone and logged.
+    pub fn scan(&self) -> Result<Vec<Found>, SpillError> {
+        let spill = self.shared.layout.spill();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&spill).map_err(SpillError::io(&spill))? {
+            let path = entry.map_err(SpillError::io(&spill))?.path();
+            let Some(id) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok()) else {
+                log::warn!("{} is no session; left alone", path.display());
+                continue;
+            };
+            let record = read_record(&path)?;
+            found.push(Found { dir: SessionDir::new(id, path, self.shared.clone()), record });
+        }
+        found.sort_by_key(|found| found.dir.id());
+        Ok(found)
+    }
+}
+
+/// The sessions in a folder that another process may own: only looks, changes nothing.
+pub fn read_only_scan(layout: &Layout) -> Result<Vec<Found>, SpillError> {
+    let (sweeper, _) = channel();
+    let store = SpillStore { shared: Arc::new(Shared { layout: layout.clone(), sweeper }) };
+    if layout.spill().is_dir() { store.scan() } else { Ok(Vec::new()) }
+}
+
+fn read_record(folder: &Path) -> Result<Result<Option<SessionRecord>, RecordError>, SpillError> {
+    let path = folder.join(SESSION_FILE);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(SessionRecord::decode(&bytes).map(Some)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
+        Err(error) => Err(SpillError::io(&path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ObjectKey;
+    use crate::spill::{HeaderRecord, Phase};
+
+    fn record(id: SessionId) -> SessionRecord {
+        SessionRecord {
+            id,
+            key: Some(ObjectKey::parse("k").unwrap()),
+            piece_size: 1 << 20,
+            base: None,
+            base_valid: 0,
+            headers: HeaderRecord::default(),
+            mtime_is_set: false,
+            append: false,
+            phase: Phase::Open,
+            size: None,
+            pieces: vec![],
+            error: None,
+        }
+    }
+
+    #[test]
+    fn one_process_owns_a_folder() {
+        let temp = tempfile::tempdir().unwrap();
+        let layout = Layout::new(temp.path().join("s"));
+        let held = LockedFolder::lock(layout.clone(), "the first").unwrap();
+        let refused = LockedFolder::lock(layout.clone(), "the second").unwrap_err();
+        assert!(refused.to_string().contains("the first"), "{refused}");
+        drop(held);
+        assert!(LockedFolder::lock(layout, "the third").is_ok());
+    }
+
+    #[test]
+    fn sessions_are_found_again_until_they_are_discarded() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = LockedFolder::lock(Layout::new(temp.path()), "test").unwrap();
+        let store = SpillStore::open(&folder);
+        let (first, second) = (SessionId::generate(1), SessionId::generate(2));
+        let dir = store.create(&record(second)).unwrap();
+        store.create(&record(first)).unwrap();
+        dir.open_piece(3, true).unwrap().set_len(10).unwrap();
+        dir.begin_piece(4).unwrap();
+        assert_eq!(dir.pieces().unwrap().iter().map(|p| (p.0, p.1)).collect::<Vec<_>>(), [(3, 10)]);
+
+        let mut changed = record(second);
+        changed.phase = Phase::Closing;
+        dir.write_record(&changed, true).unwrap();
+        let found = store.scan().unwrap();
+        assert_eq!(found.iter().map(|f| f.dir.id()).collect::<Vec<_>>(), [first, second]);
+        assert_eq!(found[1].record, Ok(Some(changed)));
+
+        dir.discard().unwrap();
+        assert_eq!(store.scan().unwrap().len(), 1);
+        assert!(!dir.path().exists());
+    }
+
+    #[test]
+    fn damaged_and_missing_session_files_are_reported_not_fatal() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = LockedFolder::lock(Layout::new(temp.path()), "test").unwrap();
+        let store = SpillStore::open(&folder);
+        let damaged = store.create(&record(SessionId::generate(1))).unwrap();
+        fs::write(damaged.path().join("session"), b"garbage").unwrap();
+        let orphan = store.create(&record(SessionId::generate(2))).unwrap();
+        fs::remove_file(orphan.path().join("session")).unwrap();
+        fs::create_dir(folder.layout().spill().join("lost+found")).unwrap();
+        let found = store.scan().unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].record, Err(RecordError::Damaged));
+        assert_eq!(found[1].record, Ok(None));
+        let aside = damaged.quarantine().unwrap();
+        assert!(aside.starts_with(folder.layout().quarantine()) && aside.join("session").exists());
+    }
+}

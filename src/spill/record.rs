@@ -1,0 +1,191 @@
+//! The session file: what a session is, byte by byte.
+//!
+//! `OSFS`, one version byte, three zero bytes, the length of the payload (u32 LE), the payload (bincode 2,
+//! standard configuration), and the CRC-64 of everything before it (u64 LE). A file that is torn, of a newer
+//! version, or damaged is told apart by [`RecordError`]; nothing here panics on what it reads.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{ETag, ObjectKey, SessionId, crc64};
+
+const MAGIC: &[u8; 4] = b"OSFS";
+/// The version written; older ones are read, newer ones refused.
+pub(super) const VERSION: u8 = 1;
+const HEAD: usize = 12;
+
+/// The object that a session edits; absent where the file is written anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    pub key: ObjectKey,
+    pub etag: ETag,
+    /// Bytes in the object.
+    pub size: u64,
+    pub crc64: Option<u64>,
+}
+
+/// How far a session has come. The order is the order of its life, `Kept` apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Being written; nobody was promised that it would be published.
+    Open,
+    /// fsynced: at the next mount it is published at its name.
+    Synced,
+    /// Closed: its upload is being finished.
+    Closing,
+    /// CompleteMultipartUpload or PutObject may have been sent.
+    Completing,
+    /// Not to be published by itself.
+    Kept(String),
+}
+
+impl Phase {
+    /// Whether a returned call promised that the session would be published.
+    pub fn is_promised(&self) -> bool {
+        matches!(self, Self::Synced | Self::Closing | Self::Completing)
+    }
+}
+
+/// What is known of one spill file when the session is closed: enough to find it damaged at replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PieceNote {
+    pub index: u64,
+    pub len: u64,
+    /// Of its `len` bytes, where they were summed as they came.
+    pub crc64: Option<u64>,
+}
+
+/// Headers of the object to be: the mirror of the client's own type, in a form with a fixed layout.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderRecord {
+    pub content_type: Option<String>,
+    pub cache_control: Option<String>,
+    pub content_disposition: Option<String>,
+    pub content_encoding: Option<String>,
+    pub expires: Option<String>,
+    pub user_meta: BTreeMap<String, String>,
+    pub storage_class: Option<String>,
+    pub server_side_encryption: Option<String>,
+}
+
+/// The content of a session file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    pub id: SessionId,
+    /// Where the file is to be published; `None` once it is unlinked: then it is discarded at replay.
+    pub key: Option<ObjectKey>,
+    /// Bytes of a spill file.
+    pub piece_size: u64,
+    pub base: Option<Base>,
+    /// How many bytes of the base still belong to the file: truncation takes from its end for good.
+    pub base_valid: u64,
+    pub headers: HeaderRecord,
+    /// Whether the modification time in `headers` was set by a call; else it is that of the last write.
+    pub mtime_is_set: bool,
+    /// A writer has it open for appending: published even when that writer is killed.
+    pub append: bool,
+    pub phase: Phase,
+    /// Set when the phase promises anything: the size of the file then.
+    pub size: Option<u64>,
+    pub pieces: Vec<PieceNote>,
+    /// The last failure, for people.
+    pub error: Option<String>,
+}
+
+/// Why a session file cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    #[error("not a session file, or torn")]
+    Damaged,
+    #[error("written by a newer version ({0}) of the program")]
+    Newer(u8),
+}
+
+impl SessionRecord {
+    /// The bytes of the file.
+    pub fn encode(&self) -> Vec<u8> {
+        let payload = bincode::serde::encode_to_vec(self, bincode::config::standard())
+            .expect("plain values without maps of unknown length always encode");
+        let mut out = Vec::with_capacity(HEAD + payload.len() + 8);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&[VERSION, 0, 0, 0]);
+        out.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
+        out.extend_from_slice(&payload);
+        let sum = crc64::checksum(&out);
+        out.extend_from_slice(&sum.to_le_bytes());
+        out
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        if bytes.len() < HEAD + 8 || &bytes[..4] != MAGIC {
+            return Err(RecordError::Damaged);
+        }
+        if bytes[4] > VERSION {
+            return Err(RecordError::Newer(bytes[4]));
+        }
+        let (body, sum) = bytes.split_at(bytes.len() - 8);
+        let len = u32::from_le_bytes(body[8..12].try_into().map_err(|_| RecordError::Damaged)?);
+        let sum = u64::from_le_bytes(sum.try_into().map_err(|_| RecordError::Damaged)?);
+        if body.len() - HEAD != len as usize || crc64::checksum(body) != sum {
+            return Err(RecordError::Damaged);
+        }
+        let config = bincode::config::standard().with_limit::<{ 1 << 28 }>();
+        let (record, _): (Self, usize) =
+            bincode::serde::decode_from_slice(&body[HEAD..], config).map_err(|_| RecordError::Damaged)?;
+        if record.piece_size == 0 { Err(RecordError::Damaged) } else { Ok(record) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> SessionRecord {
+        SessionRecord {
+            id: SessionId::generate(1_700_000_000_000_000),
+            key: Some(ObjectKey::parse("a/b").unwrap()),
+            piece_size: 8 << 20,
+            base: Some(Base { key: ObjectKey::parse("a/b").unwrap(), etag: ETag::new("X"), size: 7, crc64: Some(3) }),
+            base_valid: 5,
+            headers: HeaderRecord { content_type: Some("text/plain".into()), ..Default::default() },
+            mtime_is_set: false,
+            append: true,
+            phase: Phase::Kept("writer killed".into()),
+            size: Some(9),
+            pieces: vec![PieceNote { index: 0, len: 9, crc64: None }],
+            error: None,
+        }
+    }
+
+    #[test]
+    fn a_record_survives_its_bytes() {
+        let record = sample();
+        assert_eq!(SessionRecord::decode(&record.encode()), Ok(record));
+    }
+
+    #[test]
+    fn torn_and_damaged_files_are_told() {
+        let bytes = sample().encode();
+        for cut in 0..bytes.len() {
+            assert_eq!(SessionRecord::decode(&bytes[..cut]), Err(RecordError::Damaged), "cut at {cut}");
+        }
+        for at in [0, 5, 9, 20, bytes.len() - 1] {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x10;
+            assert!(SessionRecord::decode(&bad).is_err(), "flipped at {at}");
+        }
+        let mut newer = bytes;
+        newer[4] = VERSION + 1;
+        assert_eq!(SessionRecord::decode(&newer), Err(RecordError::Newer(VERSION + 1)));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            prop_assert!(SessionRecord::decode(&bytes).is_err());
+        }
+    }
+}

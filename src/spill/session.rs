@@ -1,0 +1,148 @@
+//! The folder of one session: its session file and its spill files.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::folder::Shared;
+use super::{SessionRecord, SpillError};
+use crate::base::SessionId;
+
+/// Name of the session file in its folder.
+pub(super) const SESSION_FILE: &str = "session";
+
+/// A session's folder. Dropping it does nothing to the disk.
+#[derive(Debug)]
+pub struct SessionDir {
+    id: SessionId,
+    path: PathBuf,
+    shared: Arc<Shared>,
+}
+
+impl SessionDir {
+    pub(super) fn new(id: SessionId, path: PathBuf, shared: Arc<Shared>) -> Self {
+        Self { id, path, shared }
+    }
+
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the first session file of a new folder. A kill in the middle leaves a torn one in a folder of
+    /// which nobody has been promised anything yet.
+    pub(super) fn write_first(&self, record: &SessionRecord) -> Result<(), SpillError> {
+        let path = self.path.join(SESSION_FILE);
+        let write = || -> io::Result<()> { private_file(&path, true)?.write_all(&record.encode()) };
+        write().map_err(SpillError::io(&path))
+    }
+
+    /// Replaces the session file: the old one or the new one stands at every instant. With `durable` it stands
+    /// after power loss too, and so do the names of all spill files in the folder.
+    pub fn write_record(&self, record: &SessionRecord, durable: bool) -> Result<(), SpillError> {
+        let path = self.path.join(SESSION_FILE);
+        let temp = self.path.join("session.tmp");
+        let write = || -> io::Result<()> {
+            let mut file = private_file(&temp, false)?;
+            file.write_all(&record.encode())?;
+            if durable {
+                file.sync_data()?;
+            }
+            fs::rename(&temp, &path)
+        };
+        write().map_err(SpillError::io(&path))?;
+        if durable { self.sync_names() } else { Ok(()) }
+    }
+
+    /// Makes the names in the folder, and the folder's own, survive power loss.
+    pub fn sync_names(&self) -> Result<(), SpillError> {
+        for folder in [Some(self.path.as_path()), self.path.parent()].into_iter().flatten() {
+            File::open(folder).and_then(|f| f.sync_all()).map_err(SpillError::io(folder))?;
+        }
+        Ok(())
+    }
+
+    /// Where the spill file with this index lies.
+    pub fn piece_path(&self, index: u64) -> PathBuf {
+        self.path.join(format!("{index:06}"))
+    }
+
+    /// Opens a spill file for reading and writing; creates it, empty, with `create`.
+    pub fn open_piece(&self, index: u64, create: bool) -> Result<File, SpillError> {
+        let path = self.piece_path(index);
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(SpillError::io(&path))
+    }
+
+    /// A file to fill with a piece of the base; it becomes the piece by [`Self::install_piece`] only when whole.
+    pub fn begin_piece(&self, index: u64) -> Result<File, SpillError> {
+        let path = self.temp_path(index);
+        private_file(&path, false).map_err(SpillError::io(&path))
+    }
+
+    /// Makes the filled file the piece.
+    pub fn install_piece(&self, index: u64) -> Result<(), SpillError> {
+        let temp = self.temp_path(index);
+        fs::rename(&temp, self.piece_path(index)).map_err(SpillError::io(&temp))
+    }
+
+    fn temp_path(&self, index: u64) -> PathBuf {
+        self.path.join(format!("{index:06}.tmp"))
+    }
+
+    /// Takes a spill file away; one that is not there is no error.
+    pub fn remove_piece(&self, index: u64) -> Result<(), SpillError> {
+        let path = self.piece_path(index);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SpillError::io(&path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Index, length and modification time of every spill file, ascending. Half-fetched ones are not among them.
+    pub fn pieces(&self) -> Result<Vec<(u64, u64, SystemTime)>, SpillError> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(SpillError::io(&self.path))? {
+            let entry = entry.map_err(SpillError::io(&self.path))?;
+            let name = entry.file_name();
+            let Some(index) = name.to_str().filter(|n| n.len() >= 6).and_then(|n| n.parse().ok()) else { continue };
+            let meta = entry.metadata().map_err(SpillError::io(&self.path))?;
+            found.push((index, meta.len(), meta.modified().unwrap_or(SystemTime::UNIX_EPOCH)));
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Ends the session: from here on it does not exist. The bytes are deleted at leisure.
+    pub fn discard(&self) -> Result<(), SpillError> {
+        self.shared.move_to_trash(&self.path, self.id)
+    }
+
+    /// Sets the folder aside under `quarantine/`, for people to look at.
+    pub fn quarantine(&self) -> Result<PathBuf, SpillError> {
+        self.shared.move_to_quarantine(&self.path)
+    }
+}
+
+fn private_file(path: &Path, new: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    if new {
+        options.create_new(true)
+    } else {
+        options.create(true).truncate(true)
+    };
+    options.open(path)
+}

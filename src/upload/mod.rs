@@ -1,0 +1,10 @@
+//! The part engine: how a file is cut, how its parts reach the service, and how an object is finished.
+//!
+//! Ties the service (`oss`), the spill files and the journal together. Knows no file handles and no inodes, and
+//! can be driven without a mount.
+
+mod plan;
+mod transfer;
+
+pub use plan::Plan;
+pub use transfer::{Finished, PartOutcome, Transfer, UploadEngine, UploadOptions, header_sum, headers_of, record_of};

@@ -1,0 +1,359 @@
+//! One object's way to the service: by a single PUT, or by a multipart upload with its parts in the journal.
+//!
+//! Who calls decides what is sent and when; this module sends it, bounds how much is under way, notes what is
+//! done, and settles ends whose outcome was lost. A transfer belongs to one key and one set of headers.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+
+use crate::base::time::{micros, now};
+use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId, UploadId, crc64};
+use crate::journal::{Journal, PartRecord, UploadRecord};
+use crate::oss::{self, Body, Client, ErrorKind, Operation, Outcome, PartInfo, PutHeaders};
+use crate::spill::{HeaderRecord, SpillBody};
+
+/// How wide the engine works.
+#[derive(Debug, Clone, Copy)]
+pub struct UploadOptions {
+    /// Bodies under way at once, over all files.
+    pub workers: usize,
+}
+
+/// What all transfers of a mount share.
+#[derive(Debug, Clone)]
+pub struct UploadEngine {
+    client: Client,
+    journal: Journal,
+    permits: Arc<Semaphore>,
+}
+
+/// An object that stands in the bucket, verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    pub etag: ETag,
+    pub size: u64,
+    pub crc64: Option<u64>,
+}
+
+/// A part that the service has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartOutcome {
+    pub etag: ETag,
+    pub size: u64,
+    /// Of the bytes as sent; `None` for a part copied on the server.
+    pub crc64: Option<u64>,
+}
+
+impl UploadEngine {
+    pub fn new(client: Client, journal: Journal, options: UploadOptions) -> Self {
+        Self { client, journal, permits: Arc::new(Semaphore::new(options.workers.max(1))) }
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    async fn permit(&self) -> SemaphorePermit<'_> {
+        self.permits.acquire().await.expect("the semaphore is never closed")
+    }
+
+    /// Stores a whole object by one request.
+    ///
+    /// # Errors
+    /// Those of the service. A lost reply is settled by HEAD, so that an error here means: not stored.
+    pub async fn put(&self, key: &ObjectKey, body: SpillBody, headers: &PutHeaders) -> Result<Finished, oss::Error> {
+        let _permit = self.permit().await;
+        let size = body.len();
+        let source = as_body(&body);
+        match self.client.put_object(key, &source, headers).await {
+            Ok(receipt) => Ok(Finished { etag: receipt.etag, size, crc64: receipt.crc64 }),
+            Err(error) if error.outcome == Outcome::Unknown => {
+                let crc = sum(&body).map_err(|io| local_io(Operation::PutObject, key, &io))?;
+                self.settle(key, size, crc, headers).await?.ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the object at `key` is the one that was to be stored: same size, CRC64 and user metadata.
+    pub async fn settle(
+        &self,
+        key: &ObjectKey,
+        size: u64,
+        crc: u64,
+        headers: &PutHeaders,
+    ) -> Result<Option<Finished>, oss::Error> {
+        match self.client.head_object(key).await {
+            Ok(meta) => {
+                let same = meta.size == size && meta.crc64 == Some(crc) && meta.headers.user_meta == headers.user_meta;
+                Ok(same.then_some(Finished { etag: meta.etag, size, crc64: meta.crc64 }))
+            }
+            Err(error) if error.kind == ErrorKind::NoSuchKey => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A multipart upload, begun when its first part is sent.
+pub struct Transfer {
+    engine: UploadEngine,
+    session: SessionId,
+    key: ObjectKey,
+    headers: PutHeaders,
+    piece_size: u64,
+    id: OnceCell<UploadId>,
+}
+
+impl fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transfer")
+            .field("session", &self.session)
+            .field("key", &self.key)
+            .field("id", &self.id.get())
+            .finish()
+    }
+}
+
+impl Transfer {
+    /// A transfer that has not begun. `headers` are fixed when it begins.
+    pub fn new(engine: UploadEngine, session: SessionId, key: ObjectKey, headers: PutHeaders, piece_size: u64) -> Self {
+        Self { engine, session, key, headers, piece_size, id: OnceCell::new() }
+    }
+
+    /// A transfer that an earlier process began.
+    pub fn resume(self, id: UploadId) -> Self {
+        Self { id: OnceCell::new_with(Some(id)), ..self }
+    }
+
+    pub fn key(&self) -> &ObjectKey {
+        &self.key
+    }
+
+    /// The headers that the object will have.
+    pub fn headers(&self) -> &PutHeaders {
+        &self.headers
+    }
+
+    /// The upload id, once it has begun.
+    pub fn id(&self) -> Option<&UploadId> {
+        self.id.get()
+    }
+
+    /// Begins the upload if need be; its id is in the journal before any part is sent.
+    async fn begin(&self) -> Result<&UploadId, oss::Error> {
+        self.id
+            .get_or_try_init(|| async {
+                let id = self.engine.client.initiate_upload(&self.key, &self.headers).await?;
+                let record = UploadRecord {
+                    upload_id: id.clone(),
+                    key: self.key.clone(),
+                    part_size: self.piece_size,
+                    created_micros: micros(now()),
+                    headers_crc: header_sum(&record_of(&self.headers)),
+                };
+                if let Err(error) = self.engine.journal.begin_upload(self.session, record).await {
+                    log::error!("{}: {error}; after a crash its parts would be sent again", self.key);
+                }
+                Ok(id)
+            })
+            .await
+    }
+
+    /// Sends a part from the spill files.
+    pub async fn send_part(
+        &self,
+        number: PartNumber,
+        generation: u64,
+        body: SpillBody,
+    ) -> Result<PartOutcome, oss::Error> {
+        let _permit = self.engine.permit().await;
+        let id = self.begin().await?;
+        let receipt = self.engine.client.upload_part(&self.key, id, number, &as_body(&body)).await?;
+        let outcome = PartOutcome { etag: receipt.etag, size: receipt.size, crc64: Some(receipt.crc64) };
+        self.note(number, generation, &outcome);
+        Ok(outcome)
+    }
+
+    /// Has the service copy a run of the base as a part. `range` lies inside the source.
+    pub async fn copy_part(
+        &self,
+        number: PartNumber,
+        source: &ObjectKey,
+        range: ByteRange,
+        if_match: &ETag,
+    ) -> Result<PartOutcome, oss::Error> {
+        let _permit = self.engine.permit().await;
+        let id = self.begin().await?;
+        let etag = self.engine.client.upload_part_copy(&self.key, id, number, source, range, if_match).await?;
+        let outcome = PartOutcome { etag, size: range.len(), crc64: None };
+        self.note(number, 0, &outcome);
+        Ok(outcome)
+    }
+
+    fn note(&self, number: PartNumber, generation: u64, outcome: &PartOutcome) {
+        let record = PartRecord { generation, len: outcome.size, crc64: outcome.crc64, etag: outcome.etag.clone() };
+        if let Err(error) = self.engine.journal.part_done(self.session, number, record) {
+            log::error!("{}: {error}; after a crash part {number} would be sent again", self.key);
+        }
+    }
+
+    /// All parts that the service has of this upload; none where it has not begun.
+    pub async fn parts_on_service(&self) -> Result<Vec<PartInfo>, oss::Error> {
+        let Some(id) = self.id.get() else { return Ok(Vec::new()) };
+        let mut parts = Vec::new();
+        let mut marker = 0;
+        loop {
+            let page = self.engine.client.list_parts(&self.key, id, marker).await?;
+            parts.extend(page.parts);
+            match page.next_marker {
+                Some(next) if next > marker => marker = next,
+                _ => return Ok(parts),
+            }
+        }
+    }
+
+    /// Makes the parts the object, and compares its CRC64 with that of the parts. `parts` ascend and are all of
+    /// the object.
+    ///
+    /// # Errors
+    /// `NoSuchUpload` where the upload is gone and the object is not there: it must be sent again.
+    pub async fn complete(&self, parts: &[(PartNumber, PartOutcome)]) -> Result<Finished, oss::Error> {
+        let id = self.begin().await?;
+        let size = parts.iter().map(|(_, part)| part.size).sum();
+        let crc = self.expected_crc(parts).await?;
+        let list: Vec<_> = parts.iter().map(|(number, part)| (*number, part.etag.clone())).collect();
+        match self.engine.client.complete_upload(&self.key, id, &list, self.headers.forbid_overwrite).await {
+            Ok(receipt) if crc.is_some() && receipt.crc64.is_some() && crc != receipt.crc64 => Err(self.mismatch()),
+            Ok(receipt) => Ok(Finished { etag: receipt.etag, size, crc64: receipt.crc64.or(crc) }),
+            Err(error) if error.outcome == Outcome::Unknown || error.kind == ErrorKind::NoSuchUpload => match crc {
+                Some(crc) => self.engine.settle(&self.key, size, crc, &self.headers).await?.ok_or(error),
+                None => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The CRC64 of the object to be. The service tells those of copied parts in ListParts; where it does not,
+    /// the whole is unknown.
+    async fn expected_crc(&self, parts: &[(PartNumber, PartOutcome)]) -> Result<Option<u64>, oss::Error> {
+        let copied = parts.iter().any(|(_, part)| part.crc64.is_none());
+        let told = if copied { self.parts_on_service().await? } else { Vec::new() };
+        let mut whole = 0;
+        for (number, part) in parts {
+            let crc = match part.crc64 {
+                Some(crc) => Some(crc),
+                None => told
+                    .iter()
+                    .find(|info| info.number == *number && info.size == part.size)
+                    .and_then(|info| info.crc64),
+            };
+            let Some(crc) = crc else { return Ok(None) };
+            whole = crc64::combine(whole, crc, part.size);
+        }
+        Ok(Some(whole))
+    }
+
+    fn mismatch(&self) -> oss::Error {
+        oss::Error {
+            operation: Operation::CompleteMultipartUpload,
+            kind: ErrorKind::Corrupt,
+            outcome: Outcome::Unknown,
+            status: 200,
+            code: None,
+            message: "the object's CRC64 is not that of the parts sent".into(),
+            request_id: None,
+            subject: self.key.to_string(),
+            endpoint: None,
+        }
+    }
+
+    /// Gives the upload up, if it was begun. A failure is logged: the parts stay behind in the bucket.
+    pub async fn abort(&self) {
+        let Some(id) = self.id.get() else { return };
+        if let Err(error) = self.engine.client.abort_upload(&self.key, id).await {
+            log::warn!("{error}; the parts of upload {id:?} stay in the bucket until it is aborted");
+        }
+    }
+}
+
+/// A spill body as the client wants it.
+#[derive(Debug)]
+struct Sendable(SpillBody);
+
+impl oss::BodySource for Sendable {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+    fn open(&self) -> Pin<Box<dyn Stream<Item = std::io::Result<bytes::Bytes>> + Send + Sync>> {
+        Box::pin(futures_util::stream::iter(self.0.reader()))
+    }
+}
+
+fn as_body(body: &SpillBody) -> Body {
+    Body::Source(Arc::new(Sendable(body.clone())))
+}
+
+fn sum(body: &SpillBody) -> std::io::Result<u64> {
+    let mut crc = crc64::Crc64::new();
+    for chunk in body.reader() {
+        crc.update(&chunk?);
+    }
+    Ok(crc.value())
+}
+
+fn local_io(operation: Operation, key: &ObjectKey, error: &std::io::Error) -> oss::Error {
+    oss::Error {
+        operation,
+        kind: ErrorKind::LocalIo,
+        outcome: Outcome::Unknown,
+        status: 0,
+        code: None,
+        message: error.to_string(),
+        request_id: None,
+        subject: key.to_string(),
+        endpoint: None,
+    }
+}
+
+/// The headers as the session file keeps them.
+pub fn record_of(headers: &PutHeaders) -> HeaderRecord {
+    HeaderRecord {
+        content_type: headers.content_type.clone(),
+        cache_control: headers.cache_control.clone(),
+        content_disposition: headers.content_disposition.clone(),
+        content_encoding: headers.content_encoding.clone(),
+        expires: headers.expires.clone(),
+        user_meta: headers.user_meta.clone(),
+        storage_class: headers.storage_class.clone(),
+        server_side_encryption: headers.server_side_encryption.clone(),
+    }
+}
+
+/// The inverse of [`record_of`].
+pub fn headers_of(record: &HeaderRecord) -> PutHeaders {
+    PutHeaders {
+        content_type: record.content_type.clone(),
+        cache_control: record.cache_control.clone(),
+        content_disposition: record.content_disposition.clone(),
+        content_encoding: record.content_encoding.clone(),
+        expires: record.expires.clone(),
+        user_meta: record.user_meta.clone(),
+        storage_class: record.storage_class.clone(),
+        server_side_encryption: record.server_side_encryption.clone(),
+        forbid_overwrite: false,
+    }
+}
+
+/// A sum by which two sets of headers are told apart.
+pub fn header_sum(record: &HeaderRecord) -> u64 {
+    let bytes = bincode::serde::encode_to_vec(record, bincode::config::standard()).unwrap_or_default();
+    crc64::checksum(&bytes)
+}
