@@ -16,3 +16,4 @@ pub mod oss;
 pub mod read;
 pub mod spill;
 pub mod upload;
+pub mod write;

@@ -16,13 +16,14 @@ const CHUNK: u64 = 256 << 10;
 /// Bytes of a session in a range of the file. Where no spill file stands, or it ends early, they are zeros.
 #[derive(Debug, Clone)]
 pub struct SpillBody {
-    dir: Arc<SessionDir>,
+    /// Without a folder all is zeros.
+    dir: Option<Arc<SessionDir>>,
     piece_size: u64,
     range: ByteRange,
 }
 
 impl SpillBody {
-    pub fn new(dir: Arc<SessionDir>, piece_size: u64, range: ByteRange) -> Self {
+    pub fn new(dir: Option<Arc<SessionDir>>, piece_size: u64, range: ByteRange) -> Self {
         Self { dir, piece_size, range }
     }
 
@@ -72,7 +73,8 @@ impl SpillReader {
         let within = self.at % self.body.piece_size;
         let want = rest.min(CHUNK).min(self.body.piece_size - within) as usize;
         if self.open.as_ref().is_none_or(|(open, _)| *open != index) {
-            self.open = Some((index, open_if_there(&self.body.dir, index)?));
+            let file = self.body.dir.as_ref().map(|dir| open_if_there(dir, index)).transpose()?.flatten();
+            self.open = Some((index, file));
         }
         let mut buffer = BytesMut::zeroed(want);
         if let Some((_, Some(file))) = &self.open {
@@ -108,30 +110,17 @@ fn read_or_zeros(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<()> 
 mod tests {
     use super::*;
     use crate::base::{ObjectKey, SessionId};
-    use crate::spill::{HeaderRecord, Layout, LockedFolder, Phase, SessionRecord, SpillStore};
+    use crate::spill::{Layout, LockedFolder, SessionRecord, SpillStore};
 
     #[test]
     fn pieces_and_holes_read_as_one_run() {
         let temp = tempfile::tempdir().unwrap();
         let folder = LockedFolder::lock(Layout::new(temp.path()), "test").unwrap();
-        let record = SessionRecord {
-            id: SessionId::generate(1),
-            key: Some(ObjectKey::parse("k").unwrap()),
-            piece_size: 10,
-            base: None,
-            base_valid: 0,
-            headers: HeaderRecord::default(),
-            mtime_is_set: false,
-            append: false,
-            phase: Phase::Open,
-            size: None,
-            pieces: vec![],
-            error: None,
-        };
+        let record = SessionRecord::new(SessionId::generate(1), ObjectKey::parse("k").unwrap(), 10, None);
         let dir = Arc::new(SpillStore::open(&folder).create(&record).unwrap());
         dir.open_piece(0, true).unwrap().write_all_at(b"0123456789", 0).unwrap();
         dir.open_piece(2, true).unwrap().write_all_at(b"abc", 0).unwrap();
-        let body = SpillBody::new(dir, 10, ByteRange::new(5, 28));
+        let body = SpillBody::new(Some(dir), 10, ByteRange::new(5, 28));
         let bytes: Vec<u8> = body.reader().map(Result::unwrap).flatten().collect();
         assert_eq!(bytes, b"56789\0\0\0\0\0\0\0\0\0\0abc\0\0\0\0\0");
         assert_eq!(bytes.len() as u64, body.len());

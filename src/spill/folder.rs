@@ -217,23 +217,10 @@ fn read_record(folder: &Path) -> Result<Result<Option<SessionRecord>, RecordErro
 mod tests {
     use super::*;
     use crate::base::ObjectKey;
-    use crate::spill::{HeaderRecord, Phase};
+    use crate::spill::Phase;
 
     fn record(id: SessionId) -> SessionRecord {
-        SessionRecord {
-            id,
-            key: Some(ObjectKey::parse("k").unwrap()),
-            piece_size: 1 << 20,
-            base: None,
-            base_valid: 0,
-            headers: HeaderRecord::default(),
-            mtime_is_set: false,
-            append: false,
-            phase: Phase::Open,
-            size: None,
-            pieces: vec![],
-            error: None,
-        }
+        SessionRecord::new(id, ObjectKey::parse("k").unwrap(), 1 << 20, None)
     }
 
     #[test]

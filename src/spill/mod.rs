@@ -12,7 +12,7 @@ mod session;
 
 pub use body::SpillBody;
 pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, read_only_scan};
-pub use record::{Base, HeaderRecord, Phase, PieceNote, RecordError, SessionRecord};
+pub use record::{Base, HeaderRecord, Phase, PieceNote, RecordError, SessionRecord, Times};
 pub use session::SessionDir;
 
 use std::io;

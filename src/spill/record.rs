@@ -5,6 +5,7 @@
 //! version, or damaged is told apart by [`RecordError`]; nothing here panics on what it reads.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +70,16 @@ pub struct HeaderRecord {
     pub server_side_encryption: Option<String>,
 }
 
+/// Which times go into the object's metadata.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    /// Whether the mount keeps POSIX metadata at all.
+    pub stored: bool,
+    /// Set by a call (`utimensat`); else the time of the last write holds.
+    pub mtime: Option<SystemTime>,
+    pub atime: Option<SystemTime>,
+}
+
 /// The content of a session file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
@@ -80,13 +91,17 @@ pub struct SessionRecord {
     pub base: Option<Base>,
     /// How many bytes of the base still belong to the file: truncation takes from its end for good.
     pub base_valid: u64,
+    /// The file is at least this long, beyond what its base and its spill files say (`truncate` upwards).
+    pub extent: u64,
+    /// A truncation to this size is under way: spill files past it are void. Set and cleared by the same call.
+    pub cut: Option<u64>,
+    /// Without times: these are put in when the object is sent.
     pub headers: HeaderRecord,
-    /// Whether the modification time in `headers` was set by a call; else it is that of the last write.
-    pub mtime_is_set: bool,
+    pub times: Times,
     /// A writer has it open for appending: published even when that writer is killed.
     pub append: bool,
     pub phase: Phase,
-    /// Set when the phase promises anything: the size of the file then.
+    /// Set from closing on: the size of the file, and what its spill files must look like.
     pub size: Option<u64>,
     pub pieces: Vec<PieceNote>,
     /// The last failure, for people.
@@ -136,6 +151,26 @@ impl SessionRecord {
             bincode::serde::decode_from_slice(&body[HEAD..], config).map_err(|_| RecordError::Damaged)?;
         if record.piece_size == 0 { Err(RecordError::Damaged) } else { Ok(record) }
     }
+
+    /// A session at its very beginning.
+    pub fn new(id: SessionId, key: ObjectKey, piece_size: u64, base: Option<Base>) -> Self {
+        Self {
+            id,
+            key: Some(key),
+            piece_size,
+            base_valid: base.as_ref().map_or(0, |base| base.size),
+            base,
+            extent: 0,
+            cut: None,
+            headers: HeaderRecord::default(),
+            times: Times::default(),
+            append: false,
+            phase: Phase::Open,
+            size: None,
+            pieces: Vec::new(),
+            error: None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -151,7 +186,9 @@ mod tests {
             base: Some(Base { key: ObjectKey::parse("a/b").unwrap(), etag: ETag::new("X"), size: 7, crc64: Some(3) }),
             base_valid: 5,
             headers: HeaderRecord { content_type: Some("text/plain".into()), ..Default::default() },
-            mtime_is_set: false,
+            extent: 4,
+            cut: Some(1),
+            times: Times { stored: true, mtime: Some(SystemTime::UNIX_EPOCH), atime: None },
             append: true,
             phase: Phase::Kept("writer killed".into()),
             size: Some(9),

@@ -1,0 +1,299 @@
+//! Changes other than writes: truncation, attributes, names, durability, and the ends that are no publication.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::file::{DirtyFile, Step};
+use super::{Published, WriteError};
+use crate::base::time::now;
+use crate::base::{ByteRange, ObjectKey};
+use crate::spill::{Base, HeaderRecord, Phase, SessionDir, SpillError, Times};
+
+impl DirtyFile {
+    /// Sets the size. Spill files past it go; past the old end the file reads as zeros.
+    ///
+    /// # Errors
+    /// As for a write.
+    pub fn truncate(&self, size: u64) -> Result<Step, WriteError> {
+        self.reopen()?;
+        let structure = self.structure.lock();
+        let void = {
+            let mut state = self.state.lock();
+            if let Some(step) = state.may_change()? {
+                return Ok(step);
+            }
+            if size > state.plan.size_max() {
+                return Err(WriteError::TooLarge);
+            }
+            let at = now();
+            (state.last_write, state.last_change) = (at, at);
+            state.record.times.mtime = None;
+            if size > state.size {
+                (state.record.extent, state.size) = (size, size);
+                Vec::new()
+            } else {
+                state.shrink(size)
+            }
+        };
+        if void.is_empty() {
+            self.rewrite_record()?
+        } else {
+            self.cut_pieces(size, &void)?
+        }
+        drop(structure);
+        Ok(Step::Done)
+    }
+
+    /// Removes or shortens the spill files past `size`. The session file says so before the first is touched,
+    /// and stops saying so after the last: a kill in between leaves the one size or the other.
+    fn cut_pieces(&self, size: u64, void: &[(u64, u64)]) -> Result<(), WriteError> {
+        let Some(dir) = self.state.lock().dir.clone() else { return Ok(()) };
+        self.state.lock().record.cut = Some(size);
+        self.rewrite_record()?;
+        apply_cut(&dir, void)?;
+        self.state.lock().record.cut = None;
+        self.rewrite_record()
+    }
+
+    /// Writes the session file again, where there is one already. The caller holds `structure`.
+    pub(super) fn rewrite_record(&self) -> Result<(), WriteError> {
+        let (dir, record) = {
+            let state = self.state.lock();
+            (state.dir.clone(), state.record.clone())
+        };
+        match dir {
+            Some(dir) => Ok(dir.write_record(&record, false)?),
+            None => Ok(()),
+        }
+    }
+
+    /// A file that was closed, and not published yet, is changed again: what its session file says of its size
+    /// and pieces holds no more, the promise does.
+    pub(super) fn reopen(&self) -> Result<(), WriteError> {
+        let is_closed = |file: &Self| {
+            let state = file.state.lock();
+            state.is_closed() && !state.gated && state.retired.is_none()
+        };
+        if !is_closed(self) {
+            return Ok(());
+        }
+        let _structure = self.structure.lock();
+        if !is_closed(self) {
+            return Ok(());
+        }
+        {
+            let mut state = self.state.lock();
+            state.record.phase = Phase::Synced;
+            (state.record.size, state.record.pieces) = (None, Vec::new());
+        }
+        self.rewrite_record()
+    }
+
+    /// Replaces the attributes that will be published with the file.
+    pub fn set_attributes(&self, headers: HeaderRecord, times: Times) -> Result<(), WriteError> {
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            state.record.headers = headers;
+            state.record.times = times;
+            state.last_change = now();
+        }
+        self.rewrite_record()
+    }
+
+    /// The attributes that will be published with the file.
+    pub fn attributes(&self) -> (HeaderRecord, Times) {
+        let state = self.state.lock();
+        (state.record.headers.clone(), state.record.times)
+    }
+
+    /// When its bytes or attributes last changed.
+    pub fn ctime(&self) -> SystemTime {
+        self.state.lock().last_change
+    }
+
+    /// Notes that a writer appends: what it wrote is published even if that writer is killed.
+    pub fn mark_append(&self) {
+        self.state.lock().record.append = true;
+    }
+
+    /// Notes that a writer was killed. Whether the release that follows must keep the session unpublished.
+    pub fn mark_killed(&self) -> bool {
+        let mut state = self.state.lock();
+        state.killed = !state.record.append && !state.record.phase.is_promised();
+        state.killed
+    }
+
+    pub fn is_killed(&self) -> bool {
+        self.state.lock().killed
+    }
+
+    /// Makes what was written so far survive power loss, and promises that it will be published. Blocks on the
+    /// local disk.
+    pub fn fsync(&self) -> Result<(), WriteError> {
+        let _structure = self.structure.lock();
+        let dir = self.ensure_dir()?;
+        let (pieces, record) = {
+            let mut state = self.state.lock();
+            if state.record.phase == Phase::Open {
+                state.record.phase = Phase::Synced;
+            }
+            let mut indices = Vec::new();
+            for (index, piece) in state.pieces.iter_mut().filter(|(_, piece)| piece.unsynced) {
+                piece.unsynced = false;
+                indices.push(*index);
+            }
+            (indices, state.record.clone())
+        };
+        let result = sync_pieces(&dir, &pieces).and_then(|()| dir.write_record(&record, true));
+        if result.is_err() {
+            let mut state = self.state.lock();
+            for index in pieces {
+                if let Some(piece) = state.pieces.get_mut(&index) {
+                    piece.unsynced = true;
+                }
+            }
+        }
+        Ok(result?)
+    }
+
+    /// Gives the file another name. An upload that was begun belongs to the old one and is given up; its parts go
+    /// again from the spill files. `base` is the edited object under its new name, where it was moved.
+    ///
+    /// # Errors
+    /// `Retired` where it was published meanwhile: then the object must be renamed.
+    pub async fn rename(&self, key: ObjectKey, base: Option<Base>) -> Result<(), WriteError> {
+        let _one = self.publishing.lock().await;
+        self.detach(Some(key), base)
+    }
+
+    /// Takes the file's name away: it lives on, locally, until it is discarded.
+    ///
+    /// # Errors
+    /// `Retired` where it was published meanwhile: then the object must be deleted.
+    pub async fn unlink(&self) -> Result<(), WriteError> {
+        let _one = self.publishing.lock().await;
+        self.detach(None, None)
+    }
+
+    fn detach(&self, key: Option<ObjectKey>, base: Option<Base>) -> Result<(), WriteError> {
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            if state.retired.is_some() || state.ended {
+                return Err(WriteError::Retired);
+            }
+            if let Some(transfer) = state.transfer.take() {
+                state.parts.values_mut().for_each(|part| (part.sent, part.sending) = (None, None));
+                state.copies.clear();
+                if let Err(error) = self.engine.0.upload.journal().forget(self.id()) {
+                    log::warn!("{error}");
+                }
+                self.engine.0.runtime.spawn(async move { transfer.abort().await });
+            }
+            state.record.key = key;
+            if base.is_some() {
+                state.record.base = base;
+            }
+        }
+        self.changed.notify_waiters();
+        self.rewrite_record()
+    }
+
+    /// Ends the session without publishing it; its bytes are gone. `Some` where it had been published already.
+    pub async fn discard(&self) -> Result<Option<Published>, WriteError> {
+        let _one = self.publishing.lock().await;
+        let _structure = self.structure.lock();
+        let (dir, transfer) = {
+            let mut state = self.state.lock();
+            if state.retired.is_some() || state.ended {
+                return Ok(state.retired.clone());
+            }
+            state.ended = true;
+            (state.dir.clone(), state.transfer.take())
+        };
+        if let Some(transfer) = transfer {
+            self.engine.0.runtime.spawn(async move { transfer.abort().await });
+        }
+        if let Some(dir) = dir {
+            dir.discard()?;
+        }
+        self.engine.unregister(self.id());
+        Ok(None)
+    }
+
+    /// Ends the session unpublished, its bytes kept for `recover`.
+    pub async fn keep(&self, reason: &str) -> Result<(), WriteError> {
+        let _one = self.publishing.lock().await;
+        let _structure = self.structure.lock();
+        self.ensure_dir()?;
+        {
+            let mut state = self.state.lock();
+            if state.retired.is_some() || state.ended {
+                return Ok(());
+            }
+            state.ended = true;
+            state.record.phase = Phase::Kept(reason.to_owned());
+            state.record.error = Some(reason.to_owned());
+            (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
+        }
+        log::warn!("{}: not published, kept as session {}: {reason}", self.name(), self.id());
+        self.rewrite_record()
+    }
+}
+
+impl super::state::State {
+    /// Shortens the file in memory; returns the spill files that are void past the new end, as index and length
+    /// left, the last one first.
+    fn shrink(&mut self, size: u64) -> Vec<(u64, u64)> {
+        let old = std::mem::replace(&mut self.size, size);
+        self.record.base_valid = self.record.base_valid.min(size);
+        self.record.extent = size;
+        self.touch(ByteRange::new(size, old));
+        self.copies.retain(|_, (range, _)| range.end <= size);
+        let cut =
+            void_pieces(self.plan.piece_size(), size, self.pieces.iter().map(|(index, piece)| (*index, piece.len)));
+        for (index, left) in &cut {
+            self.forget_open(*index);
+            match self.pieces.get_mut(index) {
+                Some(piece) if *left > 0 => (piece.len, piece.running) = (*left, None),
+                _ => drop(self.pieces.remove(index)),
+            }
+        }
+        cut
+    }
+}
+
+/// Of spill files given as index and length, those that reach past `size`: index and the length to leave them,
+/// the last one first. 0 means: take it away.
+pub(super) fn void_pieces(piece_size: u64, size: u64, pieces: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
+    let mut cut: Vec<(u64, u64)> = pieces
+        .filter(|(index, len)| index * piece_size + len > size)
+        .map(|(index, _)| (index, size.saturating_sub(index * piece_size)))
+        .collect();
+    cut.reverse();
+    cut
+}
+
+/// Shortens or removes spill files as [`void_pieces`] tells.
+pub(super) fn apply_cut(dir: &Arc<SessionDir>, void: &[(u64, u64)]) -> Result<(), SpillError> {
+    for (index, left) in void {
+        if *left == 0 {
+            dir.remove_piece(*index)?;
+        } else {
+            let path = dir.piece_path(*index);
+            let cut = dir.open_piece(*index, false)?.set_len(*left);
+            cut.map_err(|source| SpillError::Io { path, source })?;
+        }
+    }
+    Ok(())
+}
+
+fn sync_pieces(dir: &SessionDir, indices: &[u64]) -> Result<(), SpillError> {
+    for index in indices {
+        let path = dir.piece_path(*index);
+        File::open(&path).and_then(|file| file.sync_data()).map_err(|source| SpillError::Io { path, source })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,435 @@
+//! A dirty file: how writes reach the spill files, and how they are read back.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::state::{Piece, Running, State};
+use super::{WriteEngine, WriteError};
+use crate::base::time::{micros, now};
+use crate::base::{ByteRange, ObjectKey, PartNumber, SessionId};
+use crate::spill::{Base, HeaderRecord, Phase, SessionDir, SessionRecord, Times};
+use crate::upload::{Plan, Transfer};
+
+/// How far a call that must not wait has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Done,
+    /// This piece of the base must be fetched first.
+    Fetch(u64),
+    /// The file is being finished: wait until that has ended.
+    Gated,
+}
+
+/// Where the bytes of a range come from.
+#[derive(Debug)]
+pub enum Segment {
+    /// `len` bytes of a spill file from `offset` on; past its end they are zeros.
+    Local {
+        file: Arc<File>,
+        offset: u64,
+        len: u64,
+    },
+    /// These bytes of the base.
+    Base(ByteRange),
+    Zeros(u64),
+}
+
+/// One write session.
+#[derive(Debug)]
+pub struct DirtyFile {
+    pub(super) engine: WriteEngine,
+    id: SessionId,
+    pub(super) structure: Mutex<()>,
+    pub(super) state: Mutex<State>,
+    /// One fetch, one publication at a time.
+    pub(super) fetching: tokio::sync::Mutex<()>,
+    pub(super) publishing: tokio::sync::Mutex<()>,
+    /// Something in the state changed that somebody may wait for.
+    pub(super) changed: Notify,
+}
+
+/// One spill file that a write goes to.
+struct Target {
+    index: u64,
+    file: Arc<File>,
+    /// The bytes, in the file being written.
+    range: ByteRange,
+    running: Option<Running>,
+}
+
+impl DirtyFile {
+    /// Begins a session that writes a file anew, whatever stands at `key`.
+    pub fn create(engine: &WriteEngine, key: ObjectKey, headers: HeaderRecord, times: Times) -> Arc<Self> {
+        let plan = Plan::new(engine.0.part_size, 0);
+        Self::begin(engine, key, plan, None, headers, times)
+    }
+
+    /// Begins a session that edits an object; `base` was seen in the bucket just now.
+    pub fn edit(engine: &WriteEngine, key: ObjectKey, base: Base, headers: HeaderRecord, times: Times) -> Arc<Self> {
+        let plan = Plan::new(engine.0.part_size, base.size);
+        let file = Self::begin(engine, key, plan, Some(base), headers, times);
+        file.state.lock().base_seen = Some(Instant::now());
+        file
+    }
+
+    fn begin(
+        engine: &WriteEngine,
+        key: ObjectKey,
+        plan: Plan,
+        base: Option<Base>,
+        headers: HeaderRecord,
+        times: Times,
+    ) -> Arc<Self> {
+        let at = now();
+        let mut record = SessionRecord::new(SessionId::generate(micros(at)), key, plan.piece_size(), base);
+        (record.headers, record.times) = (headers, times);
+        let file = Arc::new(Self::with_state(engine, State::new(record, plan, at)));
+        engine.register(&file);
+        file
+    }
+
+    pub(super) fn with_state(engine: &WriteEngine, state: State) -> Self {
+        Self {
+            engine: engine.clone(),
+            id: state.record.id,
+            structure: Mutex::new(()),
+            state: Mutex::new(state),
+            fetching: tokio::sync::Mutex::new(()),
+            publishing: tokio::sync::Mutex::new(()),
+            changed: Notify::new(),
+        }
+    }
+
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Bytes in the file as it is now.
+    pub fn size(&self) -> u64 {
+        self.state.lock().size
+    }
+
+    /// When its bytes were last written, or what `utimensat` said since.
+    pub fn mtime(&self) -> SystemTime {
+        let state = self.state.lock();
+        state.record.times.mtime.unwrap_or(state.last_write)
+    }
+
+    /// Where it is to be published; `None` once it is unlinked.
+    pub fn key(&self) -> Option<ObjectKey> {
+        self.state.lock().record.key.clone()
+    }
+
+    pub(super) fn is_for(&self, key: &ObjectKey) -> bool {
+        let state = self.state.lock();
+        state.record.key.as_ref() == Some(key) && !state.ended && state.retired.is_none()
+    }
+
+    /// The object being edited.
+    pub fn base(&self) -> Option<Base> {
+        self.state.lock().record.base.clone()
+    }
+
+    /// Writes `data` at `offset`, unless something must be waited for: then nothing was written.
+    ///
+    /// # Errors
+    /// `Retired`, `TooLarge`, or what the local disk answered; then some of the bytes may have been written.
+    pub fn write(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<Step, WriteError> {
+        let range = ByteRange::at(offset, data.len() as u64);
+        if range.is_empty() {
+            return Ok(Step::Done);
+        }
+        let targets = match self.begin_write(range, data)? {
+            Ok(targets) => targets,
+            Err(step) => return Ok(step),
+        };
+        let mut result = Ok(());
+        let mut done = Vec::with_capacity(targets.len());
+        for mut target in targets {
+            if result.is_ok() {
+                result = target.write(data, range, &self.state);
+            } else {
+                target.running = None;
+            }
+            done.push(target);
+        }
+        let full = self.end_write(range, done, result.is_ok());
+        for number in full {
+            self.send_in_background(number);
+        }
+        result.map(|()| Step::Done).map_err(|error| {
+            let dir = self.state.lock().dir.clone();
+            let place = dir.map(|dir| dir.path().display().to_string()).unwrap_or_default();
+            WriteError::Spill { message: format!("{place}: {error}"), errno: error.raw_os_error() }
+        })
+    }
+
+    fn begin_write(&self, range: ByteRange, data: &[u8]) -> Result<Result<Vec<Target>, Step>, WriteError> {
+        loop {
+            self.reopen()?;
+            let missing = {
+                let mut state = self.state.lock();
+                if let Some(step) = state.may_change()? {
+                    return Ok(Err(step));
+                }
+                if range.end > state.plan.size_max() {
+                    return Err(WriteError::TooLarge);
+                }
+                match state.targets(range) {
+                    Ok(targets) => {
+                        state.in_flight += 1;
+                        return Ok(Ok(targets));
+                    }
+                    Err(missing) => {
+                        let fetch = missing.iter().find(|index| {
+                            let remote = state.remote(**index);
+                            !remote.is_empty() && remote.intersect(&range) != remote
+                        });
+                        if let Some(index) = fetch {
+                            return Ok(Err(Step::Fetch(*index)));
+                        }
+                        missing
+                    }
+                }
+            };
+            for index in missing {
+                self.make_local(index, range, data)?;
+            }
+        }
+    }
+
+    /// Opens the spill file of a piece; creates it where there is none. A piece of the base that the write
+    /// replaces whole becomes local in one step: a file that is half of it would publish zeros after a crash.
+    fn make_local(&self, index: u64, range: ByteRange, data: &[u8]) -> Result<(), WriteError> {
+        let _structure = self.structure.lock();
+        let dir = self.ensure_dir()?;
+        let (replaced, piece_start) = {
+            let state = self.state.lock();
+            (state.remote(index), state.plan.piece_range(index).start)
+        };
+        if !replaced.is_empty() {
+            let file = dir.begin_piece(index)?;
+            let bytes = &data[(replaced.start - range.start) as usize..(replaced.end - range.start) as usize];
+            file.write_all_at(bytes, replaced.start - piece_start)
+                .map_err(|source| crate::spill::SpillError::Io { path: dir.piece_path(index), source })?;
+            dir.install_piece(index)?;
+        }
+        let file = Arc::new(dir.open_piece(index, true)?);
+        let mut state = self.state.lock();
+        state.remember_open(index, file);
+        let fresh = Piece { len: replaced.len(), unsynced: true, ..Piece::default() };
+        state.pieces.entry(index).or_insert(fresh);
+        Ok(())
+    }
+
+    /// The session's folder; made, with its session file, the first time. The caller holds `structure`.
+    pub(super) fn ensure_dir(&self) -> Result<Arc<SessionDir>, WriteError> {
+        let record = {
+            let state = self.state.lock();
+            match &state.dir {
+                Some(dir) => return Ok(dir.clone()),
+                None => state.record.clone(),
+            }
+        };
+        let dir = Arc::new(self.engine.0.spill.create(&record)?);
+        self.state.lock().dir = Some(dir.clone());
+        Ok(dir)
+    }
+
+    /// Takes note of what was written; tells which parts became full.
+    fn end_write(&self, range: ByteRange, targets: Vec<Target>, ok: bool) -> Vec<PartNumber> {
+        let at = now();
+        let mut state = self.state.lock();
+        state.in_flight -= 1;
+        let wake = state.gated && state.in_flight == 0;
+        for target in targets {
+            let start = state.plan.piece_range(target.index).start;
+            if let Some(piece) = state.pieces.get_mut(&target.index) {
+                piece.running = target.running;
+                piece.unsynced = true;
+                piece.len = if ok {
+                    piece.len.max(target.range.end - start)
+                } else {
+                    // Part of it may have been written: ask the file.
+                    target.file.metadata().map_or(piece.len, |meta| meta.len())
+                };
+            }
+        }
+        state.touch(range);
+        let mut full = Vec::new();
+        if ok {
+            state.size = state.size.max(range.end);
+            full = state.move_cursor(range);
+        }
+        (state.last_write, state.last_change) = (at, at);
+        state.record.times.mtime = None;
+        drop(state);
+        if wake {
+            self.changed.notify_waiters();
+        }
+        full
+    }
+
+    /// Sends a full part while the writing goes on. What fails here is sent again when the file is finished.
+    fn send_in_background(self: &Arc<Self>, number: PartNumber) {
+        let file = self.clone();
+        self.engine.0.runtime.spawn(async move {
+            if let Err(error) = file.send_part(number).await {
+                log::warn!("part {number} of {}: {error}; it is sent again at the end", file.name());
+            }
+        });
+    }
+
+    /// What to call it in a log line.
+    pub fn name(&self) -> String {
+        self.state.lock().record.key.as_ref().map_or_else(|| format!("unlinked file {}", self.id), ToString::to_string)
+    }
+
+    /// Where the bytes of `range` come from, in order; cut at the end of the file.
+    ///
+    /// # Errors
+    /// A spill file cannot be opened.
+    pub fn segments(&self, range: ByteRange) -> Result<Vec<Segment>, WriteError> {
+        let state = self.state.lock();
+        let range = range.intersect(&ByteRange::new(0, state.size));
+        let mut segments = Vec::new();
+        for index in state.plan.pieces_in(range) {
+            let piece = state.plan.piece_range(index);
+            let want = piece.intersect(&range);
+            let remote = state.remote(index);
+            if state.pieces.contains_key(&index) {
+                let file = match (state.open_piece(index), &state.dir) {
+                    (Some(file), _) => file,
+                    (None, Some(dir)) => Arc::new(dir.open_piece(index, false)?),
+                    (None, None) => continue,
+                };
+                segments.push(Segment::Local { file, offset: want.start - piece.start, len: want.len() });
+                continue;
+            }
+            let from_base = want.intersect(&remote);
+            if !from_base.is_empty() {
+                segments.push(Segment::Base(from_base));
+            }
+            if from_base.len() < want.len() {
+                segments.push(Segment::Zeros(want.len() - from_base.len()));
+            }
+        }
+        Ok(segments)
+    }
+
+    /// Waits until `ready` says so; it is asked again after every change of the state.
+    pub(super) async fn wait_until<T>(&self, mut ready: impl FnMut(&mut State) -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(value) = ready(&mut self.state.lock()) {
+                return value;
+            }
+            changed.await;
+        }
+    }
+
+    /// Writes like [`Self::write`], waiting for whatever must be waited for.
+    pub async fn write_waiting(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), WriteError> {
+        loop {
+            let step = self.write(offset, data)?;
+            if self.pass(step).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does what `step` asks for; whether there is nothing left to do.
+    pub(super) async fn pass(self: &Arc<Self>, step: Step) -> Result<bool, WriteError> {
+        match step {
+            Step::Done => return Ok(true),
+            Step::Fetch(index) => self.fetch_piece(index).await?,
+            Step::Gated => self.wait_until(|state| (!state.gated).then_some(())).await,
+        }
+        Ok(false)
+    }
+}
+
+impl Target {
+    fn write(&mut self, data: &[u8], whole: ByteRange, state: &Mutex<State>) -> io::Result<()> {
+        let piece_start = { state.lock().plan.piece_range(self.index).start };
+        let bytes = &data[(self.range.start - whole.start) as usize..(self.range.end - whole.start) as usize];
+        let written = self.file.write_all_at(bytes, self.range.start - piece_start);
+        match (&written, &mut self.running) {
+            (Ok(()), Some(running)) => {
+                running.crc.update(bytes);
+                running.upto += bytes.len() as u64;
+            }
+            _ => self.running = None,
+        }
+        written
+    }
+}
+
+impl State {
+    /// `Some` where a change must wait, an error where the session has ended.
+    pub(super) fn may_change(&self) -> Result<Option<Step>, WriteError> {
+        if self.retired.is_some() || self.ended {
+            return Err(WriteError::Retired);
+        }
+        Ok(self.gated.then_some(Step::Gated))
+    }
+
+    /// The spill files that a write goes to, or the pieces whose spill files are not open.
+    fn targets(&mut self, range: ByteRange) -> Result<Vec<Target>, Vec<u64>> {
+        let indices = self.plan.pieces_in(range);
+        let is_ready = |index: &u64| self.pieces.contains_key(index) && self.open_piece(*index).is_some();
+        let missing: Vec<u64> = indices.clone().filter(|index| !is_ready(index)).collect();
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        let mut targets = Vec::with_capacity(1);
+        for index in indices {
+            let piece_range = self.plan.piece_range(index);
+            let part = piece_range.intersect(&range);
+            let within = part.start - piece_range.start;
+            let file = self.open_piece(index).expect("seen open above, under the same lock");
+            let piece = self.pieces.get_mut(&index).expect("seen above, under the same lock");
+            let running = match piece.running.take() {
+                _ if within == 0 => Some(Running::default()),
+                Some(running) if running.upto == within => Some(running),
+                _ => None,
+            };
+            targets.push(Target { index, file, range: part, running });
+        }
+        Ok(targets)
+    }
+
+    /// Follows the position of the writer; tells the full parts that it has left.
+    fn move_cursor(&mut self, range: ByteRange) -> Vec<PartNumber> {
+        let (first, last) = (self.plan.part_at(range.start), self.plan.part_at(range.end - 1));
+        let passed = [self.cursor, first].into_iter().flatten().filter(|number| Some(*number) != last);
+        let mut full: Vec<PartNumber> = passed.filter(|number| self.is_full(*number)).collect();
+        full.dedup();
+        self.cursor = last;
+        full
+    }
+
+    /// The transfer of this session; begun, in memory, the first time.
+    pub(super) fn transfer(&mut self, engine: &WriteEngine) -> Option<Arc<Transfer>> {
+        if self.transfer.is_none() {
+            let key = self.record.key.clone()?;
+            let headers = self.multipart_headers();
+            let upload = engine.0.upload.clone();
+            self.transfer = Some(Arc::new(Transfer::new(upload, self.record.id, key, headers, self.record.piece_size)));
+        }
+        self.transfer.clone()
+    }
+
+    /// Whether the session file still describes the file as it was closed.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.record.phase, Phase::Closing | Phase::Completing)
+    }
+}

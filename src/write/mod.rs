@@ -1,0 +1,108 @@
+//! Files being written: spill, parts handed over while the writing goes on, and publication.
+//!
+//! A [`DirtyFile`] is one write session. It lives from the first change of a file until the object in the bucket
+//! equals it (then it is *retired*, and the next change begins another), or until it is discarded or kept for
+//! `recover`. Knows keys and bytes; which inode or handle belongs to it is the business of the layer above.
+//!
+//! Two locks a file: `structure` is held over local disk calls that make, shorten or remove spill files; `state`
+//! is short, and never held over a disk or network call. Order: `structure` before `state`.
+
+mod change;
+mod fetch;
+mod file;
+mod publish;
+mod restore;
+mod state;
+mod status;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+pub use file::{DirtyFile, Segment, Step};
+pub use publish::Published;
+pub use restore::Restored;
+pub use status::FileStatus;
+
+use crate::base::{ObjectKey, SessionId};
+use crate::oss;
+use crate::spill::{SpillError, SpillStore};
+use crate::upload::UploadEngine;
+
+/// Why a change or a publication failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WriteError {
+    /// The session has ended meanwhile: begin another.
+    #[error("the write session has ended")]
+    Retired,
+    #[error("the file is larger than its part size can carry")]
+    TooLarge,
+    #[error("{message}")]
+    Spill { message: String, errno: Option<i32> },
+    /// Another client changed the object that is being edited.
+    #[error("another client changed the object that is being edited")]
+    Stale,
+    #[error(transparent)]
+    Oss(#[from] oss::Error),
+}
+
+impl From<SpillError> for WriteError {
+    fn from(error: SpillError) -> Self {
+        Self::Spill { message: error.to_string(), errno: error.raw_os_error() }
+    }
+}
+
+/// What all write sessions of a mount share.
+#[derive(Debug, Clone)]
+pub struct WriteEngine(Arc<Engine>);
+
+#[derive(Debug)]
+struct Engine {
+    upload: UploadEngine,
+    spill: SpillStore,
+    part_size: u64,
+    runtime: Handle,
+    live: Mutex<BTreeMap<SessionId, Arc<DirtyFile>>>,
+}
+
+impl WriteEngine {
+    /// `part_size` is that of the mount, in bytes; `runtime` runs what is sent in the background.
+    pub fn new(upload: UploadEngine, spill: SpillStore, part_size: u64, runtime: Handle) -> Self {
+        Self(Arc::new(Engine { upload, spill, part_size, runtime, live: Mutex::default() }))
+    }
+
+    /// Sessions that have not ended, oldest first.
+    pub fn live(&self) -> Vec<Arc<DirtyFile>> {
+        self.0.live.lock().values().cloned().collect()
+    }
+
+    /// The session that is to be published at `key`, if there is one: the newest.
+    pub fn session_for(&self, key: &ObjectKey) -> Option<Arc<DirtyFile>> {
+        self.0.live.lock().values().rev().find(|file| file.is_for(key)).cloned()
+    }
+
+    pub fn spill(&self) -> &SpillStore {
+        &self.0.spill
+    }
+
+    pub fn upload(&self) -> &UploadEngine {
+        &self.0.upload
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.0.runtime
+    }
+
+    fn register(&self, file: &Arc<DirtyFile>) {
+        self.0.live.lock().insert(file.id(), file.clone());
+    }
+
+    fn unregister(&self, id: SessionId) {
+        self.0.live.lock().remove(&id);
+        if let Err(error) = self.0.upload.journal().forget(id) {
+            log::warn!("{error}");
+        }
+    }
+}

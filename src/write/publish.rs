@@ -1,0 +1,375 @@
+//! Publication: from the spill files to an object that equals the file.
+//!
+//! Full parts go while the writing goes on; the rest, and Complete, go here. Writes are let in until the last
+//! round, then they wait: what is published is the file at one instant.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::future::join_all;
+
+use super::WriteError;
+use super::fetch::stale_if_changed;
+use super::file::DirtyFile;
+use super::state::{Job, State};
+use crate::base::time::now;
+use crate::base::{ByteRange, ETag, ObjectKey, PartNumber};
+use crate::oss::{CopyOptions, ErrorKind, PutHeaders};
+use crate::spill::{Phase, SpillBody};
+use crate::upload::{Finished, PartOutcome, Transfer};
+
+/// How fresh a look at the base must be to spare another before it is replaced.
+const BASE_FRESH: Duration = Duration::from_secs(1);
+/// The pause before a failed publication is tried again in the background, doubled up to the second.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// The object that a session has become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    pub key: ObjectKey,
+    pub etag: ETag,
+    pub size: u64,
+    pub crc64: Option<u64>,
+    /// As stored.
+    pub headers: PutHeaders,
+    /// When, by this machine's clock.
+    pub at: SystemTime,
+}
+
+/// Lets writes in again when the finishing ends, however it ends.
+struct Gate<'f>(&'f DirtyFile);
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().gated = false;
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl DirtyFile {
+    /// Publishes the file at its name and retires the session; a session that is retired answers at once.
+    ///
+    /// # Errors
+    /// The bytes are kept, and the session file says that they are to be published. `Stale`: another client
+    /// changed the object that was edited.
+    pub async fn publish(self: &Arc<Self>) -> Result<Published, WriteError> {
+        let _one = self.publishing.lock().await;
+        {
+            let state = self.state.lock();
+            if let Some(published) = &state.retired {
+                return Ok(published.clone());
+            }
+            if state.ended || state.record.key.is_none() {
+                return Err(WriteError::Retired);
+            }
+        }
+        let result = self.publish_once().await;
+        match &result {
+            Ok(published) => log::debug!("{}: published, {} bytes", published.key, published.size),
+            Err(error) => self.note_failure(error),
+        }
+        result
+    }
+
+    async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
+        if !self.state.lock().is_small() {
+            self.send_jobs().await?;
+        }
+        let _gate = self.close_gate().await;
+        self.note_closing()?;
+        if self.state.lock().is_small() { self.finish_small().await } else { self.finish_large().await }
+    }
+
+    /// Holds writes back, and waits for those under way.
+    async fn close_gate(&self) -> Gate<'_> {
+        self.state.lock().gated = true;
+        let gate = Gate(self);
+        self.wait_until(|state| (state.in_flight == 0).then_some(())).await;
+        gate
+    }
+
+    /// Says in the session file that the file is closed, what it looks like, and so that it must be published.
+    fn note_closing(&self) -> Result<(), WriteError> {
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            state.record.phase = Phase::Closing;
+            (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
+        }
+        self.rewrite_record()
+    }
+
+    /// One PUT of the whole file.
+    async fn finish_small(self: &Arc<Self>) -> Result<Published, WriteError> {
+        let fetch = {
+            let state = self.state.lock();
+            (!state.remote(0).is_empty() && state.size > 0).then_some(0)
+        };
+        if let Some(index) = fetch {
+            self.fetch_piece(index).await?;
+        }
+        self.check_base().await?;
+        let (key, body, headers, transfer) = {
+            let mut state = self.state.lock();
+            let key = state.record.key.clone().ok_or(WriteError::Retired)?;
+            let body = SpillBody::new(state.dir.clone(), state.record.piece_size, ByteRange::new(0, state.size));
+            (key, body, state.put_headers(), state.transfer.take())
+        };
+        if let Some(transfer) = transfer {
+            self.engine.runtime().spawn(async move { transfer.abort().await });
+        }
+        let done = self.engine.upload().put(&key, body, &headers).await?;
+        self.retire(key, done, headers)
+    }
+
+    /// The parts that are missing, Complete, and the headers where they changed since the upload began.
+    async fn finish_large(self: &Arc<Self>) -> Result<Published, WriteError> {
+        self.send_jobs().await?;
+        self.check_base().await?;
+        let (transfer, parts) = self.outcomes().ok_or(WriteError::Retired)?;
+        let finished = match transfer.complete(&parts).await {
+            Err(error) if matches!(error.kind, ErrorKind::NoSuchUpload | ErrorKind::InvalidPart) => {
+                // The upload is gone, or not what it was: the bytes are all here, so they go again, once.
+                log::warn!("{error}; sending the file again");
+                self.forget_upload(&transfer);
+                self.send_jobs().await?;
+                let (transfer, parts) = self.outcomes().ok_or(WriteError::Retired)?;
+                transfer.complete(&parts).await?
+            }
+            other => other?,
+        };
+        let (finished, headers) = self.mend_headers(&transfer, finished).await?;
+        self.retire(transfer.key().clone(), finished, headers)
+    }
+
+    /// The transfer and every part of the object, once all are on the service.
+    fn outcomes(&self) -> Option<(Arc<Transfer>, Vec<(PartNumber, PartOutcome)>)> {
+        let state = self.state.lock();
+        let jobs = state.jobs().ok()?;
+        let parts = jobs.iter().map(|job| Some((job.number, state.outcome(job)?.clone())));
+        Some((state.transfer.clone()?, parts.collect::<Option<Vec<_>>>()?))
+    }
+
+    fn forget_upload(&self, transfer: &Arc<Transfer>) {
+        let mut state = self.state.lock();
+        if state.transfer.as_ref().is_some_and(|own| Arc::ptr_eq(own, transfer)) {
+            state.transfer = None;
+            state.parts.values_mut().for_each(|part| part.sent = None);
+            state.copies.clear();
+        }
+        drop(state);
+        if let Err(error) = self.engine.upload().journal().forget(self.id()) {
+            log::warn!("{error}");
+        }
+    }
+
+    /// Attributes that changed after the upload had begun are put right by a copy onto itself.
+    async fn mend_headers(&self, transfer: &Transfer, done: Finished) -> Result<(Finished, PutHeaders), WriteError> {
+        let wanted = self.state.lock().multipart_headers();
+        if wanted == *transfer.headers() {
+            return Ok((done, wanted));
+        }
+        let options =
+            CopyOptions { if_match: Some(done.etag.clone()), replace: Some(wanted.clone()), ..CopyOptions::default() };
+        let key = transfer.key();
+        match self.engine.upload().client().copy_object(key, key, &options).await {
+            Ok(receipt) => Ok((Finished { etag: receipt.etag, ..done }, wanted)),
+            // Another client has replaced the object already: its attributes are not ours to set.
+            Err(error) if error.kind == ErrorKind::PreconditionFailed => Ok((done, transfer.headers().clone())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// An edit must not replace a version of the object that it does not know.
+    async fn check_base(&self) -> Result<(), WriteError> {
+        let base = {
+            let state = self.state.lock();
+            let fresh = state.base_seen.is_some_and(|seen| seen.elapsed() < BASE_FRESH);
+            if fresh || !state.uses_base() { None } else { state.record.base.clone() }
+        };
+        let Some(base) = base else { return Ok(()) };
+        let meta = self.engine.upload().client().get_object_meta(&base.key).await.map_err(stale_if_changed)?;
+        if meta.etag == base.etag {
+            self.state.lock().base_seen = Some(Instant::now());
+            Ok(())
+        } else {
+            Err(WriteError::Stale)
+        }
+    }
+
+    /// Brings every part of the object to the service that is not there yet.
+    async fn send_jobs(self: &Arc<Self>) -> Result<(), WriteError> {
+        loop {
+            let jobs = self.state.lock().jobs();
+            let jobs = match jobs {
+                Ok(jobs) => jobs,
+                Err(mixed) => {
+                    self.fetch_piece(mixed).await?;
+                    continue;
+                }
+            };
+            let missing: Vec<Job> = {
+                let state = self.state.lock();
+                jobs.into_iter().filter(|job| !state.is_done(job)).collect()
+            };
+            // All of them run to their end: one that was dropped half-way would count as on its way for ever.
+            let sent = join_all(missing.iter().map(|job| self.run(job))).await;
+            sent.into_iter().collect::<Result<(), _>>()?;
+            let state = self.state.lock();
+            // While writes are still let in, one round is enough: the next one comes behind the gate.
+            if !state.gated || missing.iter().all(|job| state.is_done(job)) {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn run(self: &Arc<Self>, job: &Job) -> Result<(), WriteError> {
+        if job.copy { self.copy_part(job).await } else { self.send_part(job.number).await }
+    }
+
+    async fn copy_part(&self, job: &Job) -> Result<(), WriteError> {
+        let (transfer, base) = {
+            let mut state = self.state.lock();
+            let base = state.record.base.clone().ok_or(WriteError::Retired)?;
+            (state.transfer(&self.engine).ok_or(WriteError::Retired)?, base)
+        };
+        let copied = transfer.copy_part(job.number, &base.key, job.range, &base.etag).await;
+        let outcome = match copied {
+            Err(error) if error.kind == ErrorKind::NoSuchUpload => return Err(self.lost_upload(&transfer, error)),
+            other => other.map_err(stale_if_changed)?,
+        };
+        let mut state = self.state.lock();
+        if state.owns(&transfer) {
+            state.copies.insert(job.number, (job.range, outcome));
+        }
+        Ok(())
+    }
+
+    /// Sends a part as it is now, unless that was done; waits where it is on its way.
+    pub(super) async fn send_part(self: &Arc<Self>, number: PartNumber) -> Result<(), WriteError> {
+        let work = self.wait_until(|state| state.take_part(number, &self.engine)).await;
+        let Some((generation, transfer, body)) = work else { return Ok(()) };
+        let sent = transfer.send_part(number, generation, body).await;
+        let result = {
+            let mut state = self.state.lock();
+            let owned = state.owns(&transfer);
+            match (owned, sent) {
+                (false, _) => Ok(()),
+                (true, sent) => {
+                    let part = state.parts.entry(number).or_default();
+                    part.sending = None;
+                    sent.map(|outcome| part.sent = Some((generation, outcome)))
+                }
+            }
+        };
+        self.changed.notify_waiters();
+        match result {
+            Err(error) if error.kind == ErrorKind::NoSuchUpload => Err(self.lost_upload(&transfer, error)),
+            other => Ok(other?),
+        }
+    }
+
+    /// An upload that vanished is begun anew by whoever tries again.
+    fn lost_upload(&self, transfer: &Arc<Transfer>, error: crate::oss::Error) -> WriteError {
+        log::warn!("{error}; the upload is begun anew");
+        self.forget_upload(transfer);
+        error.into()
+    }
+
+    /// Ends the session: its folder goes in one step, which is also what tells a later replay that it is done.
+    fn retire(&self, key: ObjectKey, done: Finished, headers: PutHeaders) -> Result<Published, WriteError> {
+        let published = Published { key, etag: done.etag, size: done.size, crc64: done.crc64, headers, at: now() };
+        let _structure = self.structure.lock();
+        let dir = {
+            let mut state = self.state.lock();
+            state.retired = Some(published.clone());
+            state.dir.clone()
+        };
+        if let Some(dir) = dir {
+            // The object stands: a folder that cannot be moved is settled by the next replay, not by an error.
+            if let Err(error) = dir.discard() {
+                log::error!("{error}; the next mount will find the file published already");
+            }
+        }
+        self.engine.unregister(self.id());
+        Ok(published)
+    }
+
+    fn note_failure(&self, error: &WriteError) {
+        log::error!("{}: not published: {error}", self.name());
+        let _structure = self.structure.lock();
+        self.state.lock().record.error = Some(error.to_string());
+        let noted = self.ensure_dir().and_then(|_| self.rewrite_record());
+        if let Err(error) = noted {
+            log::error!("{error}");
+        }
+    }
+
+    /// Publishes in the background, again and again until it is done; the file counts as closed from now on.
+    pub fn publish_in_background(self: &Arc<Self>) {
+        let noted = {
+            let _structure = self.structure.lock();
+            self.ensure_dir().map(drop)
+        };
+        if let Err(error) = noted.and_then(|()| self.note_closing()) {
+            log::error!("{}: {error}", self.name());
+        }
+        self.retry_in_background(Duration::ZERO);
+    }
+
+    /// Tries again after `pause`, and then ever more slowly. A conflict ends it: the bytes are kept for `recover`.
+    pub fn retry_in_background(self: &Arc<Self>, pause: Duration) {
+        let file = self.clone();
+        self.engine.runtime().spawn(async move {
+            let mut pause = pause;
+            loop {
+                tokio::time::sleep(pause).await;
+                match file.publish().await {
+                    Ok(_) | Err(WriteError::Retired) => return,
+                    Err(WriteError::Stale) => {
+                        if let Err(error) = file.keep("another client changed the object").await {
+                            log::error!("{}: {error}", file.name());
+                        }
+                        return;
+                    }
+                    Err(_) => pause = (pause * 2).clamp(RETRY_PAUSE.0, RETRY_PAUSE.1),
+                }
+            }
+        });
+    }
+}
+
+impl State {
+    /// Whether one PUT does it: no larger than a piece, and no part is on the service yet.
+    fn is_small(&self) -> bool {
+        let begun = self.transfer.as_ref().is_some_and(|transfer| transfer.id().is_some());
+        let sending = self.parts.values().any(|part| part.sending.is_some());
+        self.size == 0 || (self.size <= self.plan.piece_size() && !begun && !sending)
+    }
+
+    fn owns(&self, transfer: &Arc<Transfer>) -> bool {
+        self.transfer.as_ref().is_some_and(|own| Arc::ptr_eq(own, transfer))
+    }
+
+    /// The work of sending a part: `None` while it is on its way, `Some(None)` where nothing is to be done.
+    #[expect(clippy::type_complexity, reason = "named by its only caller")]
+    fn take_part(
+        &mut self,
+        number: PartNumber,
+        engine: &super::WriteEngine,
+    ) -> Option<Option<(u64, Arc<Transfer>, SpillBody)>> {
+        let Some(range) = self.plan.part_range(number) else { return Some(None) };
+        let range = range.intersect(&ByteRange::new(0, self.size));
+        if self.retired.is_some() || self.ended {
+            return Some(None);
+        }
+        if self.parts.entry(number).or_default().sending.is_some() {
+            return None;
+        }
+        let Some(generation) = self.due(number, range.len()).filter(|_| !range.is_empty()) else { return Some(None) };
+        let Some(transfer) = self.transfer(engine) else { return Some(None) };
+        self.parts.entry(number).or_default().sending = Some(generation);
+        let body = SpillBody::new(self.dir.clone(), self.record.piece_size, range);
+        Some(Some((generation, transfer, body)))
+    }
+}
