@@ -7,6 +7,7 @@ pub mod crc64;
 pub mod ids;
 pub mod key;
 pub mod limits;
+pub mod mime;
 pub mod posix;
 pub mod range;
 pub mod time;

@@ -60,7 +60,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, BadUnit> {
 pub fn format_size(bytes: u64) -> String {
     let units = [("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)];
     match units.iter().find(|(_, factor)| bytes >= *factor) {
-        Some((unit, factor)) if bytes % factor == 0 => format!("{} {unit}", bytes / factor),
+        Some((unit, factor)) if bytes.is_multiple_of(*factor) => format!("{} {unit}", bytes / factor),
         Some((unit, factor)) => format!("{:.1} {unit}", bytes as f64 / *factor as f64),
         None => format!("{bytes} B"),
     }
@@ -70,7 +70,7 @@ pub fn format_size(bytes: u64) -> String {
 pub fn format_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
-    match units.iter().find(|(_, factor)| millis >= *factor && millis % factor == 0) {
+    match units.iter().find(|(_, factor)| millis >= *factor && millis.is_multiple_of(*factor)) {
         Some((unit, factor)) => format!("{}{unit}", millis / factor),
         None => format!("{millis}ms"),
     }

@@ -1,0 +1,44 @@
+//! What can go wrong in a file system call, in words; the numbers are the business of `fuse::errno`.
+
+use crate::base::KeyError;
+use crate::oss;
+use crate::read::ReadError;
+use crate::write::WriteError;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    #[error("no such file or directory")]
+    NotFound,
+    #[error("it exists already")]
+    Exists,
+    #[error("not a directory")]
+    NotDirectory,
+    #[error("is a directory")]
+    IsDirectory,
+    #[error("the directory is not empty")]
+    NotEmpty,
+    #[error("the handle or inode is not known any more")]
+    Stale,
+    #[error("the mount is read-only")]
+    ReadOnly,
+    #[error("cannot be kept by this mount")]
+    NotPermitted,
+    #[error("not supported")]
+    Unsupported,
+    #[error("invalid argument")]
+    Invalid,
+    /// A rename that this file system leaves to copying and deleting.
+    #[error("cannot be renamed in place")]
+    CrossDevice,
+    #[error("bad handle")]
+    BadHandle,
+    #[error(transparent)]
+    Name(#[from] KeyError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Oss(#[from] oss::Error),
+}

@@ -1,0 +1,275 @@
+//! The inode table: which inode is which name in which directory, and what is known of it.
+//!
+//! Pure memory, one lock, no I/O under it. An inode number is never used for anything else while the kernel
+//! knows it, or while it is open or unsent; number 1 is the root.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::attr::{Attr, Kind, Version};
+use super::handles::OpenFile;
+use crate::base::key::join;
+
+/// The root's inode number.
+pub const ROOT: u64 = 1;
+
+/// An entry of a directory as the bucket lists it.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    pub kind: Kind,
+    /// Its inode number, given when it was listed, so that `readdir` and `stat` agree.
+    pub ino: u64,
+    /// Of a file.
+    pub version: Option<Version>,
+}
+
+/// A directory's listing.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    pub entries: BTreeMap<String, Listed>,
+    pub taken: Instant,
+    /// Whether the directory has a marker object.
+    pub marker: bool,
+}
+
+/// One inode.
+#[derive(Debug)]
+pub struct Node {
+    /// The directory it is in, and its name there; `None` once it is unlinked.
+    pub place: Option<(u64, Box<str>)>,
+    pub attr: Attr,
+    /// Until when `attr` may be shown without asking.
+    pub fresh_until: Option<Instant>,
+    /// The object behind it; `None` for directories without marker and files that were never sent.
+    pub version: Option<Version>,
+    pub lookups: u64,
+    /// Present while it is open or unsent.
+    pub open: Option<Arc<OpenFile>>,
+    pub dir: Option<Box<Dir>>,
+}
+
+/// What a directory's inode has besides.
+#[derive(Debug, Default)]
+pub struct Dir {
+    /// Names whose inodes are in the table.
+    pub children: HashMap<Box<str>, u64>,
+    pub listing: Option<Listing>,
+    /// Changes made by this mount: a listing that was taken across one is not kept.
+    pub changes: u64,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Tree {
+    nodes: HashMap<u64, Node>,
+    next: u64,
+}
+
+impl Tree {
+    pub fn new(root: Attr) -> Self {
+        let mut nodes = HashMap::new();
+        let node = Node {
+            place: None,
+            attr: root,
+            fresh_until: None,
+            version: None,
+            lookups: 1,
+            open: None,
+            dir: Some(Box::default()),
+        };
+        nodes.insert(ROOT, node);
+        Self { nodes, next: ROOT + 1 }
+    }
+
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// A number that was never given out.
+    pub fn new_ino(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    pub fn node(&self, ino: u64) -> Option<&Node> {
+        self.nodes.get(&ino)
+    }
+
+    pub fn node_mut(&mut self, ino: u64) -> Option<&mut Node> {
+        self.nodes.get_mut(&ino)
+    }
+
+    pub fn dir(&self, ino: u64) -> Option<&Dir> {
+        self.nodes.get(&ino)?.dir.as_deref()
+    }
+
+    pub fn dir_mut(&mut self, ino: u64) -> Option<&mut Dir> {
+        self.nodes.get_mut(&ino)?.dir.as_deref_mut()
+    }
+
+    /// The inode of a name, if it is in the table.
+    pub fn child(&self, parent: u64, name: &str) -> Option<u64> {
+        self.dir(parent)?.children.get(name).copied()
+    }
+
+    /// The path from the root, without slashes at its ends; `None` for what is unlinked.
+    pub fn path(&self, ino: u64) -> Option<String> {
+        let mut names = Vec::new();
+        let mut at = ino;
+        while at != ROOT {
+            let (parent, name) = self.nodes.get(&at)?.place.as_ref()?;
+            names.push(name.as_ref());
+            at = *parent;
+        }
+        names.reverse();
+        Some(names.join("/"))
+    }
+
+    /// The path of a name in a directory.
+    pub fn child_path(&self, parent: u64, name: &str) -> Option<String> {
+        Some(join(&self.path(parent)?, name))
+    }
+
+    /// Puts a new inode under a name; the name must be free. Its number is that of `attr`.
+    pub fn insert(&mut self, parent: u64, name: &str, attr: Attr, version: Option<Version>) {
+        let node = Node {
+            place: Some((parent, name.into())),
+            attr,
+            fresh_until: None,
+            version,
+            lookups: 0,
+            open: None,
+            dir: (attr.kind == Kind::Dir).then(Box::default),
+        };
+        self.nodes.insert(attr.ino, node);
+        if let Some(dir) = self.dir_mut(parent) {
+            dir.children.insert(name.into(), attr.ino);
+        }
+    }
+
+    /// Takes the name from an inode. The inode stays while it is known to the kernel or open.
+    pub fn detach(&mut self, parent: u64, name: &str) -> Option<u64> {
+        let ino = self.dir_mut(parent)?.children.remove(name)?;
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.place = None;
+        }
+        self.drop_if_unused(ino);
+        Some(ino)
+    }
+
+    /// Moves an inode to another name, which must be free.
+    pub fn rename(&mut self, ino: u64, parent: u64, name: &str) {
+        let Some(node) = self.nodes.get_mut(&ino) else { return };
+        let old = node.place.replace((parent, name.into()));
+        if let Some((old_parent, old_name)) = old
+            && let Some(dir) = self.dir_mut(old_parent)
+        {
+            dir.children.remove(&old_name);
+        }
+        if let Some(dir) = self.dir_mut(parent) {
+            dir.children.insert(name.into(), ino);
+        }
+    }
+
+    /// The kernel has got to know the inode once more.
+    pub fn add_lookup(&mut self, ino: u64) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.lookups += 1;
+        }
+    }
+
+    /// The kernel forgets the inode `count` times.
+    pub fn forget(&mut self, ino: u64, count: u64) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.lookups = node.lookups.saturating_sub(count);
+        }
+        self.drop_if_unused(ino);
+    }
+
+    /// Drops an inode that neither the kernel, nor a handle, nor a child needs; then its directory, likewise.
+    pub fn drop_if_unused(&mut self, ino: u64) {
+        let mut at = ino;
+        while at != ROOT {
+            let Some(node) = self.nodes.get(&at) else { return };
+            let used = node.lookups > 0 || node.open.is_some() || node.dir.as_ref().is_some_and(|d| !d.children.is_empty());
+            if used {
+                return;
+            }
+            let place = self.nodes.remove(&at).and_then(|node| node.place);
+            let Some((parent, name)) = place else { return };
+            if let Some(dir) = self.dir_mut(parent) {
+                dir.children.remove(&name);
+            }
+            at = parent;
+        }
+    }
+
+    /// The listing of a directory, if it is younger than `ttl`.
+    pub fn fresh_listing(&self, ino: u64, ttl: Duration) -> Option<&Listing> {
+        self.dir(ino)?.listing.as_ref().filter(|listing| listing.taken.elapsed() < ttl)
+    }
+
+    /// Notes in a directory that this mount changed it: `entry` is what the name is now, `None` where it is gone.
+    pub fn changed(&mut self, parent: u64, name: &str, entry: Option<Listed>) {
+        let Some(dir) = self.dir_mut(parent) else { return };
+        dir.changes += 1;
+        if let Some(listing) = &mut dir.listing {
+            match entry {
+                Some(entry) => drop(listing.entries.insert(name.to_owned(), entry)),
+                None => drop(listing.entries.remove(name)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    fn attr(ino: u64, kind: Kind) -> Attr {
+        let at = SystemTime::UNIX_EPOCH;
+        Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at }
+    }
+
+    fn tree() -> Tree {
+        let mut tree = Tree::new(attr(ROOT, Kind::Dir));
+        tree.insert(ROOT, "d", attr(10, Kind::Dir), None);
+        tree.insert(10, "f", attr(11, Kind::File), None);
+        tree
+    }
+
+    #[test]
+    fn paths_follow_renames() {
+        let mut tree = tree();
+        assert_eq!(tree.path(11).as_deref(), Some("d/f"));
+        tree.rename(10, ROOT, "e");
+        assert_eq!(tree.path(11).as_deref(), Some("e/f"));
+        assert_eq!(tree.child(ROOT, "d"), None);
+        assert_eq!(tree.child_path(10, "g").as_deref(), Some("e/g"));
+    }
+
+    #[test]
+    fn an_inode_lives_while_anything_needs_it() {
+        let mut tree = tree();
+        tree.add_lookup(11);
+        tree.forget(10, 1);
+        assert!(tree.node(10).is_some(), "its child is known");
+        tree.forget(11, 1);
+        assert!(tree.node(11).is_none());
+        assert!(tree.node(10).is_none(), "nothing needs the directory any more");
+        assert_eq!(tree.len(), 1);
+    }
+
+    #[test]
+    fn an_unlinked_inode_has_no_path() {
+        let mut tree = tree();
+        tree.add_lookup(11);
+        assert_eq!(tree.detach(10, "f"), Some(11));
+        assert_eq!(tree.path(11), None);
+        assert!(tree.node(11).is_some());
+        tree.forget(11, 1);
+        assert!(tree.node(11).is_none());
+    }
+}
