@@ -26,9 +26,9 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget of `total` bytes, at most 4 GiB less one: a single grant cannot be larger.
+    /// A budget of `total` bytes.
     pub fn new(total: u64) -> Arc<Self> {
-        let total = total.min(u64::from(u32::MAX));
+        let total = total.min(Semaphore::MAX_PERMITS as u64);
         Arc::new(Self {
             total,
             free: Semaphore::new(total as usize),
@@ -64,16 +64,21 @@ impl Budget {
         reclaimers.push(reclaimer);
     }
 
-    /// Takes `bytes` if they are free and nobody waits; never if they exceed the total.
+    /// The most that one grant can hold: all of it, but less than 4 GiB.
+    pub fn grant_max(&self) -> u64 {
+        self.total.min(u64::from(u32::MAX))
+    }
+
+    /// Takes `bytes` if they are free and nobody waits; never more than [`Self::grant_max`].
     pub fn try_acquire(self: &Arc<Self>, bytes: u64) -> Option<Grant> {
         let permits = u32::try_from(bytes).ok()?;
         self.free.try_acquire_many(permits).ok()?.forget();
         Some(Grant { budget: Arc::clone(self), bytes })
     }
 
-    /// Waits for `bytes`, in the order of arrival; a request above the total is granted the total.
+    /// Waits for `bytes`, in the order of arrival; a request above [`Self::grant_max`] is granted that.
     pub async fn acquire(self: &Arc<Self>, bytes: u64) -> Grant {
-        let bytes = bytes.min(self.total);
+        let bytes = bytes.min(self.grant_max());
         if let Some(grant) = self.try_acquire(bytes) {
             return grant;
         }
@@ -168,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_above_the_total_gets_the_total() {
+    fn a_request_above_the_largest_grant_gets_that() {
         let budget = Budget::new(100);
         let grant = budget.acquire(1000).now_or_never().expect("free");
         assert_eq!(grant.bytes(), 100);
