@@ -3,6 +3,7 @@
 //! Nothing here reads a file, a socket or the environment, and nothing here knows OSS requests or the
 //! kernel. The one exception is [`time`], the only place that asks for the wall clock.
 
+pub mod budget;
 pub mod crc64;
 pub mod ids;
 pub mod key;
@@ -13,6 +14,7 @@ pub mod range;
 pub mod time;
 pub mod units;
 
+pub use budget::{Budget, Grant, Reclaim};
 pub use ids::{ETag, PartNumber, SessionId, UploadId};
 pub use key::{KeyError, ObjectKey, Prefix};
 pub use range::ByteRange;

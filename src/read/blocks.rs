@@ -1,0 +1,87 @@
+//! The blocks of one object that are in memory or on their way: what they cover, and which of them may go.
+//!
+//! It decides nothing about what to fetch, and holds no lock of its own. The surprising part: an entry may cover less
+//! than its block was meant to: what was read past is trimmed in front, what could not be fetched is missing behind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::block::Block;
+use super::window::Coverage;
+use crate::base::ByteRange;
+
+#[derive(Debug)]
+struct Entry {
+    block: Arc<Block>,
+    /// What can still be read from it; never empty.
+    range: ByteRange,
+}
+
+/// Blocks in the order of their ranges, which do not overlap.
+#[derive(Debug, Default)]
+pub(super) struct Blocks {
+    /// By the start of the block, which may lie before the start of the entry's range.
+    entries: BTreeMap<u64, Entry>,
+}
+
+impl Blocks {
+    /// Takes in a new block; its range must not be covered yet.
+    pub(super) fn insert(&mut self, block: Arc<Block>) {
+        let range = block.range();
+        // A block of the same start has been trimmed past the end of this one's range; it is out of use.
+        let before = self.entries.insert(range.start, Entry { block, range });
+        debug_assert!(before.is_none_or(|entry| entry.range.intersect(&range).is_empty()));
+    }
+
+    /// The block that covers `offset`, and what can be read from it.
+    pub(super) fn find(&self, offset: u64) -> Option<(Arc<Block>, ByteRange)> {
+        let (_, entry) = self.entries.range(..=offset).next_back()?;
+        entry.range.contains(offset).then(|| (Arc::clone(&entry.block), entry.range))
+    }
+
+    pub(super) fn coverage(&self) -> Coverage {
+        Coverage::new(self.entries.values().map(|entry| entry.range).collect())
+    }
+
+    /// Takes back what failed fetches did not bring, so that it can be fetched anew.
+    pub(super) fn drop_failed(&mut self) {
+        self.entries.retain(|_, entry| {
+            if let Some(end) = entry.block.failed_at() {
+                entry.range = ByteRange::new(entry.range.start, end.min(entry.range.end));
+            }
+            !entry.range.is_empty()
+        });
+    }
+
+    /// Frees what no range of `keeps` touches: whole blocks, and the beginnings of others. Returns the bytes freed.
+    pub(super) fn trim(&mut self, keeps: &[ByteRange]) -> u64 {
+        let mut freed = 0;
+        self.entries.retain(|_, entry| {
+            let kept = keeps.iter().map(|keep| keep.intersect(&entry.range)).filter(|kept| !kept.is_empty());
+            let head = kept.map(|kept| kept.start).min().unwrap_or(entry.range.end);
+            freed += head - entry.range.start;
+            entry.range = ByteRange::new(head, entry.range.end);
+            entry.block.trim(head);
+            !entry.range.is_empty()
+        });
+        freed
+    }
+
+    /// Frees whole blocks that no range of `pins` touches, the last one first, until `bytes` bytes are free.
+    /// Returns the bytes freed.
+    pub(super) fn evict(&mut self, bytes: u64, pins: &[ByteRange]) -> u64 {
+        let free = |entry: &Entry| pins.iter().all(|pin| pin.intersect(&entry.range).is_empty());
+        let mut freed = 0;
+        while freed < bytes
+            && let Some(start) = self.entries.iter().rev().find(|(_, entry)| free(entry)).map(|(start, _)| *start)
+        {
+            freed += self.entries.remove(&start).map_or(0, |entry| entry.range.len());
+        }
+        freed
+    }
+
+    /// Frees everything.
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+    }
+}
