@@ -16,4 +16,5 @@ pub mod oss;
 pub mod read;
 pub mod spill;
 pub mod upload;
+pub mod vfs;
 pub mod write;

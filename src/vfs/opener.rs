@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// A process, told apart from a later one with the same number by its start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Process {
+pub(super) struct Process {
     /// Thread group id.
     tgid: u32,
     /// Clock ticks since boot.
@@ -21,7 +21,7 @@ const PF_EXITING: u64 = 4;
 
 /// What a flush means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FlushKind {
+pub(super) enum FlushKind {
     /// The opener is done with the file.
     Close,
     /// Another descriptor or process goes on.
@@ -33,7 +33,7 @@ pub enum FlushKind {
 impl Process {
     /// The process that a request's thread belongs to; `None` for pid 0 (a request of the kernel's own, or from
     /// outside this pid namespace) and for what is gone.
-    pub fn of(tid: u32) -> Option<Self> {
+    pub(super) fn of(tid: u32) -> Option<Self> {
         if tid == 0 {
             return None;
         }
@@ -53,7 +53,7 @@ impl Process {
 
 /// Tells what a flush from thread `tid` means for a file that `opener` opened. `mount_id` is that of the mount,
 /// where it is known.
-pub fn classify(tid: u32, opener: Option<Process>, ino: u64, mount_id: Option<u64>) -> FlushKind {
+pub(super) fn classify(tid: u32, opener: Option<Process>, ino: u64, mount_id: Option<u64>) -> FlushKind {
     let Some(closing) = Process::of(tid) else { return FlushKind::Close };
     if opener.is_some_and(|opener| opener != closing) {
         return FlushKind::Passing;
@@ -78,7 +78,8 @@ fn is_killed(stat: &str) -> bool {
 }
 
 fn is_on(fdinfo: &str, ino: u64, mount_id: Option<u64>) -> bool {
-    let value = |name: &str| fdinfo.lines().find_map(|line| line.strip_prefix(name)).and_then(|v| v.trim().parse::<u64>().ok());
+    let value =
+        |name: &str| fdinfo.lines().find_map(|line| line.strip_prefix(name)).and_then(|v| v.trim().parse::<u64>().ok());
     value("ino:") == Some(ino) && mount_id.is_none_or(|id| value("mnt_id:") == Some(id))
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::attr::{Attr, Kind, Version};
 use super::handles::OpenFile;
+use crate::base::ETag;
 use crate::base::key::join;
 
 /// The root's inode number.
@@ -16,7 +17,7 @@ pub const ROOT: u64 = 1;
 
 /// An entry of a directory as the bucket lists it.
 #[derive(Debug, Clone)]
-pub struct Listed {
+pub(super) struct Listed {
     pub kind: Kind,
     /// Its inode number, given when it was listed, so that `readdir` and `stat` agree.
     pub ino: u64,
@@ -26,7 +27,7 @@ pub struct Listed {
 
 /// A directory's listing.
 #[derive(Debug, Clone)]
-pub struct Listing {
+pub(super) struct Listing {
     pub entries: BTreeMap<String, Listed>,
     pub taken: Instant,
     /// Whether the directory has a marker object.
@@ -35,7 +36,7 @@ pub struct Listing {
 
 /// One inode.
 #[derive(Debug)]
-pub struct Node {
+pub(super) struct Node {
     /// The directory it is in, and its name there; `None` once it is unlinked.
     pub place: Option<(u64, Box<str>)>,
     pub attr: Attr,
@@ -44,6 +45,10 @@ pub struct Node {
     /// The object behind it; `None` for directories without marker and files that were never sent.
     pub version: Option<Version>,
     pub lookups: u64,
+    /// The version whose bytes the kernel may hold in its cache.
+    pub cached: Option<ETag>,
+    /// When the object was last looked at, for opens that follow at once.
+    pub seen: Option<Instant>,
     /// Present while it is open or unsent.
     pub open: Option<Arc<OpenFile>>,
     pub dir: Option<Box<Dir>>,
@@ -51,7 +56,7 @@ pub struct Node {
 
 /// What a directory's inode has besides.
 #[derive(Debug, Default)]
-pub struct Dir {
+pub(super) struct Dir {
     /// Names whose inodes are in the table.
     pub children: HashMap<Box<str>, u64>,
     pub listing: Option<Listing>,
@@ -61,13 +66,13 @@ pub struct Dir {
 
 /// The table.
 #[derive(Debug)]
-pub struct Tree {
+pub(super) struct Tree {
     nodes: HashMap<u64, Node>,
     next: u64,
 }
 
 impl Tree {
-    pub fn new(root: Attr) -> Self {
+    pub(super) fn new(root: Attr) -> Self {
         let mut nodes = HashMap::new();
         let node = Node {
             place: None,
@@ -75,6 +80,8 @@ impl Tree {
             fresh_until: None,
             version: None,
             lookups: 1,
+            cached: None,
+            seen: None,
             open: None,
             dir: Some(Box::default()),
         };
@@ -82,39 +89,39 @@ impl Tree {
         Self { nodes, next: ROOT + 1 }
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
 
     /// A number that was never given out.
-    pub fn new_ino(&mut self) -> u64 {
+    pub(super) fn new_ino(&mut self) -> u64 {
         self.next += 1;
         self.next - 1
     }
 
-    pub fn node(&self, ino: u64) -> Option<&Node> {
+    pub(super) fn node(&self, ino: u64) -> Option<&Node> {
         self.nodes.get(&ino)
     }
 
-    pub fn node_mut(&mut self, ino: u64) -> Option<&mut Node> {
+    pub(super) fn node_mut(&mut self, ino: u64) -> Option<&mut Node> {
         self.nodes.get_mut(&ino)
     }
 
-    pub fn dir(&self, ino: u64) -> Option<&Dir> {
+    pub(super) fn dir(&self, ino: u64) -> Option<&Dir> {
         self.nodes.get(&ino)?.dir.as_deref()
     }
 
-    pub fn dir_mut(&mut self, ino: u64) -> Option<&mut Dir> {
+    pub(super) fn dir_mut(&mut self, ino: u64) -> Option<&mut Dir> {
         self.nodes.get_mut(&ino)?.dir.as_deref_mut()
     }
 
     /// The inode of a name, if it is in the table.
-    pub fn child(&self, parent: u64, name: &str) -> Option<u64> {
+    pub(super) fn child(&self, parent: u64, name: &str) -> Option<u64> {
         self.dir(parent)?.children.get(name).copied()
     }
 
     /// The path from the root, without slashes at its ends; `None` for what is unlinked.
-    pub fn path(&self, ino: u64) -> Option<String> {
+    pub(super) fn path(&self, ino: u64) -> Option<String> {
         let mut names = Vec::new();
         let mut at = ino;
         while at != ROOT {
@@ -127,18 +134,20 @@ impl Tree {
     }
 
     /// The path of a name in a directory.
-    pub fn child_path(&self, parent: u64, name: &str) -> Option<String> {
+    pub(super) fn child_path(&self, parent: u64, name: &str) -> Option<String> {
         Some(join(&self.path(parent)?, name))
     }
 
     /// Puts a new inode under a name; the name must be free. Its number is that of `attr`.
-    pub fn insert(&mut self, parent: u64, name: &str, attr: Attr, version: Option<Version>) {
+    pub(super) fn insert(&mut self, parent: u64, name: &str, attr: Attr, version: Option<Version>) {
         let node = Node {
             place: Some((parent, name.into())),
             attr,
             fresh_until: None,
             version,
             lookups: 0,
+            cached: None,
+            seen: None,
             open: None,
             dir: (attr.kind == Kind::Dir).then(Box::default),
         };
@@ -149,7 +158,7 @@ impl Tree {
     }
 
     /// Takes the name from an inode. The inode stays while it is known to the kernel or open.
-    pub fn detach(&mut self, parent: u64, name: &str) -> Option<u64> {
+    pub(super) fn detach(&mut self, parent: u64, name: &str) -> Option<u64> {
         let ino = self.dir_mut(parent)?.children.remove(name)?;
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.place = None;
@@ -159,7 +168,7 @@ impl Tree {
     }
 
     /// Moves an inode to another name, which must be free.
-    pub fn rename(&mut self, ino: u64, parent: u64, name: &str) {
+    pub(super) fn rename(&mut self, ino: u64, parent: u64, name: &str) {
         let Some(node) = self.nodes.get_mut(&ino) else { return };
         let old = node.place.replace((parent, name.into()));
         if let Some((old_parent, old_name)) = old
@@ -173,14 +182,14 @@ impl Tree {
     }
 
     /// The kernel has got to know the inode once more.
-    pub fn add_lookup(&mut self, ino: u64) {
+    pub(super) fn add_lookup(&mut self, ino: u64) {
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.lookups += 1;
         }
     }
 
     /// The kernel forgets the inode `count` times.
-    pub fn forget(&mut self, ino: u64, count: u64) {
+    pub(super) fn forget(&mut self, ino: u64, count: u64) {
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.lookups = node.lookups.saturating_sub(count);
         }
@@ -188,11 +197,12 @@ impl Tree {
     }
 
     /// Drops an inode that neither the kernel, nor a handle, nor a child needs; then its directory, likewise.
-    pub fn drop_if_unused(&mut self, ino: u64) {
+    pub(super) fn drop_if_unused(&mut self, ino: u64) {
         let mut at = ino;
         while at != ROOT {
             let Some(node) = self.nodes.get(&at) else { return };
-            let used = node.lookups > 0 || node.open.is_some() || node.dir.as_ref().is_some_and(|d| !d.children.is_empty());
+            let used =
+                node.lookups > 0 || node.open.is_some() || node.dir.as_ref().is_some_and(|d| !d.children.is_empty());
             if used {
                 return;
             }
@@ -206,12 +216,12 @@ impl Tree {
     }
 
     /// The listing of a directory, if it is younger than `ttl`.
-    pub fn fresh_listing(&self, ino: u64, ttl: Duration) -> Option<&Listing> {
+    pub(super) fn fresh_listing(&self, ino: u64, ttl: Duration) -> Option<&Listing> {
         self.dir(ino)?.listing.as_ref().filter(|listing| listing.taken.elapsed() < ttl)
     }
 
     /// Notes in a directory that this mount changed it: `entry` is what the name is now, `None` where it is gone.
-    pub fn changed(&mut self, parent: u64, name: &str, entry: Option<Listed>) {
+    pub(super) fn changed(&mut self, parent: u64, name: &str, entry: Option<Listed>) {
         let Some(dir) = self.dir_mut(parent) else { return };
         dir.changes += 1;
         if let Some(listing) = &mut dir.listing {

@@ -45,6 +45,16 @@ impl DirtyFile {
         Ok(Step::Done)
     }
 
+    /// Sets the size like [`Self::truncate`], waiting for whatever must be waited for.
+    pub async fn truncate_waiting(self: &Arc<Self>, size: u64) -> Result<(), WriteError> {
+        loop {
+            let step = self.truncate(size)?;
+            if self.pass(step).await? {
+                return Ok(());
+            }
+        }
+    }
+
     /// Removes or shortens the spill files past `size`. The session file says so before the first is touched,
     /// and stops saying so after the last: a kill in between leaves the one size or the other.
     fn cut_pieces(&self, size: u64, void: &[(u64, u64)]) -> Result<(), WriteError> {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -52,6 +53,8 @@ pub struct DirtyFile {
     pub(super) publishing: tokio::sync::Mutex<()>,
     /// Something in the state changed that somebody may wait for.
     pub(super) changed: Notify,
+    /// A publication is being tried again and again in the background.
+    pub(super) retrying: AtomicBool,
 }
 
 /// One spill file that a write goes to.
@@ -103,6 +106,7 @@ impl DirtyFile {
             fetching: tokio::sync::Mutex::new(()),
             publishing: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
+            retrying: AtomicBool::new(false),
         }
     }
 
@@ -126,9 +130,19 @@ impl DirtyFile {
         self.state.lock().record.key.clone()
     }
 
-    pub(super) fn is_for(&self, key: &ObjectKey) -> bool {
+    /// Where it is to be published, while that is still to come.
+    pub fn publishable_key(&self) -> Option<ObjectKey> {
         let state = self.state.lock();
-        state.record.key.as_ref() == Some(key) && !state.ended && state.retired.is_none()
+        if state.ended || state.retired.is_some() { None } else { state.record.key.clone() }
+    }
+
+    pub(super) fn is_for(&self, key: &ObjectKey) -> bool {
+        self.publishable_key().as_ref() == Some(key)
+    }
+
+    /// The object that the session has become, once it is retired.
+    pub fn published(&self) -> Option<super::Published> {
+        self.state.lock().retired.clone()
     }
 
     /// The object being edited.

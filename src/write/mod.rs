@@ -16,13 +16,13 @@ mod state;
 mod status;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 pub use file::{DirtyFile, Segment, Step};
-pub use publish::Published;
+pub use publish::{CONFLICT, Published};
 pub use restore::Restored;
 pub use status::FileStatus;
 
@@ -65,12 +65,35 @@ struct Engine {
     part_size: u64,
     runtime: Handle,
     live: Mutex<BTreeMap<SessionId, Arc<DirtyFile>>>,
+    observer: OnceLock<Observer>,
+}
+
+/// Told of every publication, once the session is retired. No lock of this layer is held then.
+pub struct Observer(Box<dyn Fn(SessionId, &Published) + Send + Sync>);
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
 }
 
 impl WriteEngine {
     /// `part_size` is that of the mount, in bytes; `runtime` runs what is sent in the background.
     pub fn new(upload: UploadEngine, spill: SpillStore, part_size: u64, runtime: Handle) -> Self {
-        Self(Arc::new(Engine { upload, spill, part_size, runtime, live: Mutex::default() }))
+        Self(Arc::new(Engine { upload, spill, part_size, runtime, live: Mutex::default(), observer: OnceLock::new() }))
+    }
+
+    /// Sets who is told of publications; the first one stays.
+    pub fn on_published(&self, observer: Box<dyn Fn(SessionId, &Published) + Send + Sync>) {
+        if self.0.observer.set(Observer(observer)).is_err() {
+            log::debug!("an observer of publications is set already");
+        }
+    }
+
+    fn tell(&self, session: SessionId, published: &Published) {
+        if let Some(observer) = self.0.observer.get() {
+            observer.0(session, published);
+        }
     }
 
     /// Sessions that have not ended, oldest first.

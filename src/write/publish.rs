@@ -4,6 +4,7 @@
 //! round, then they wait: what is published is the file at one instant.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
@@ -20,6 +21,8 @@ use crate::upload::{Finished, PartOutcome, Transfer};
 
 /// How fresh a look at the base must be to spare another before it is replaced.
 const BASE_FRESH: Duration = Duration::from_secs(1);
+/// Why an edit of an object that another client changed is kept.
+pub const CONFLICT: &str = "another client changed the object";
 /// The pause before a failed publication is tried again in the background, doubled up to the second.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -279,19 +282,20 @@ impl DirtyFile {
     /// Ends the session: its folder goes in one step, which is also what tells a later replay that it is done.
     fn retire(&self, key: ObjectKey, done: Finished, headers: PutHeaders) -> Result<Published, WriteError> {
         let published = Published { key, etag: done.etag, size: done.size, crc64: done.crc64, headers, at: now() };
-        let _structure = self.structure.lock();
-        let dir = {
-            let mut state = self.state.lock();
-            state.retired = Some(published.clone());
-            state.dir.clone()
-        };
-        if let Some(dir) = dir {
+        {
+            let _structure = self.structure.lock();
+            let dir = {
+                let mut state = self.state.lock();
+                state.retired = Some(published.clone());
+                state.dir.clone()
+            };
             // The object stands: a folder that cannot be moved is settled by the next replay, not by an error.
-            if let Err(error) = dir.discard() {
+            if let Some(Err(error)) = dir.map(|dir| dir.discard()) {
                 log::error!("{error}; the next mount will find the file published already");
             }
         }
         self.engine.unregister(self.id());
+        self.engine.tell(self.id(), &published);
         Ok(published)
     }
 
@@ -319,22 +323,26 @@ impl DirtyFile {
 
     /// Tries again after `pause`, and then ever more slowly. A conflict ends it: the bytes are kept for `recover`.
     pub fn retry_in_background(self: &Arc<Self>, pause: Duration) {
+        if self.retrying.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let file = self.clone();
         self.engine.runtime().spawn(async move {
             let mut pause = pause;
             loop {
                 tokio::time::sleep(pause).await;
                 match file.publish().await {
-                    Ok(_) | Err(WriteError::Retired) => return,
+                    Ok(_) | Err(WriteError::Retired) => break,
                     Err(WriteError::Stale) => {
-                        if let Err(error) = file.keep("another client changed the object").await {
+                        if let Err(error) = file.keep(CONFLICT).await {
                             log::error!("{}: {error}", file.name());
                         }
-                        return;
+                        break;
                     }
                     Err(_) => pause = (pause * 2).clamp(RETRY_PAUSE.0, RETRY_PAUSE.1),
                 }
             }
+            file.retrying.store(false, Ordering::Release);
         });
     }
 }

@@ -1,0 +1,267 @@
+//! Reading, writing, flush, fsync and release of open files.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Vfs;
+use super::error::FsError;
+use super::handles::{Handle, OpenFile};
+use super::opener::{FlushKind, classify};
+use crate::base::{ByteRange, ETag};
+use crate::oss::{ObjectKind, ObjectMeta, PutHeaders};
+use crate::read::Reader;
+use crate::spill::Base;
+use crate::write::{CONFLICT, DirtyFile, Segment, Step, WriteError};
+use std::time::Duration;
+
+/// The pause before a close that failed is tried again in the background.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+impl Vfs {
+    /// Writes, if nothing must be waited for; `None` means that [`Self::write`] must be called.
+    pub fn write_now(&self, fh: u64, offset: u64, data: &[u8]) -> Result<Option<()>, FsError> {
+        let handle = self.writable(fh)?;
+        loop {
+            let dirty = self.dirty_of(&handle)?;
+            match dirty.write(offset, data) {
+                Ok(Step::Done) => return Ok(Some(())),
+                Ok(_) => return Ok(None),
+                Err(WriteError::Retired) => self.pass_retired(&dirty),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes, waiting for what must be waited for.
+    pub async fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<(), FsError> {
+        let handle = self.writable(fh)?;
+        loop {
+            let dirty = self.dirty_of(&handle)?;
+            match dirty.write_waiting(offset, data).await {
+                Err(WriteError::Retired) => self.pass_retired(&dirty),
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    fn writable(&self, fh: u64) -> Result<Arc<Handle>, FsError> {
+        let handle = self.handles.file(fh)?;
+        if handle.writable { Ok(handle) } else { Err(FsError::BadHandle) }
+    }
+
+    /// The session of an open file; begun if there is none.
+    fn dirty_of(&self, handle: &Handle) -> Result<Arc<DirtyFile>, FsError> {
+        let dirty = self.session_of(&handle.file)?;
+        if handle.append {
+            dirty.mark_append();
+        }
+        Ok(dirty)
+    }
+
+    /// The session of a file that is about to be changed; an edit of the object that was opened, if none is there.
+    pub(super) fn session_of(&self, file: &Arc<OpenFile>) -> Result<Arc<DirtyFile>, FsError> {
+        if let Some(dirty) = file.dirty() {
+            return Ok(dirty);
+        }
+        let tree = self.tree.lock();
+        let node = tree.node(file.ino).ok_or(FsError::Stale)?;
+        let (_, name) = node.place.as_ref().ok_or(FsError::Stale)?;
+        let key = self.file_key(&tree.path(file.ino).ok_or(FsError::Stale)?)?;
+        let mut state = file.state.lock();
+        if let Some(dirty) = &state.dirty {
+            return Ok(dirty.clone());
+        }
+        let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
+        let headers = self.options.attr.edit_headers(held, name, &node.attr);
+        let times = self.options.attr.times();
+        let dirty = match &node.version {
+            Some(version) => {
+                let base =
+                    Base { key: key.clone(), etag: version.etag.clone(), size: version.size, crc64: version.crc64 };
+                DirtyFile::edit(&self.write, key, base, headers, times)
+            }
+            None => DirtyFile::create(&self.write, key, headers, times),
+        };
+        self.own_session(file, &dirty);
+        state.dirty = Some(dirty.clone());
+        Ok(dirty)
+    }
+
+    /// A session that has ended makes way for the next one.
+    pub(super) fn pass_retired(&self, dirty: &DirtyFile) {
+        match dirty.published() {
+            Some(published) => self.settle(dirty.id(), &published),
+            None => self.unsettle(dirty.id()),
+        }
+    }
+
+    /// Reads; short only at the end of the file.
+    pub async fn read(&self, fh: u64, offset: u64, size: u32) -> Result<Bytes, FsError> {
+        let handle = self.handles.file(fh)?;
+        if !handle.readable {
+            return Err(FsError::BadHandle);
+        }
+        let range = ByteRange::at(offset, u64::from(size));
+        match handle.file.dirty() {
+            Some(dirty) => self.read_dirty(&handle.file, &dirty, range).await,
+            None => {
+                let reader = self.reader(&handle.file)?;
+                Ok(reader.read(&handle.cursor, range).await?)
+            }
+        }
+    }
+
+    /// The reader of a clean file; made if it is the first one.
+    fn reader(&self, file: &OpenFile) -> Result<Arc<Reader>, FsError> {
+        if let Some(reader) = file.state.lock().reader.clone() {
+            return Ok(reader);
+        }
+        let tree = self.tree.lock();
+        let node = tree.node(file.ino).ok_or(FsError::Stale)?;
+        let version = node.version.as_ref().ok_or(FsError::Stale)?;
+        let key = self.file_key(&tree.path(file.ino).ok_or(FsError::Stale)?)?;
+        let meta = meta_of(version.etag.clone(), version.size, version.crc64, version.last_modified);
+        let mut state = file.state.lock();
+        Ok(state.reader.get_or_insert_with(|| self.read.reader(key, &meta)).clone())
+    }
+
+    async fn read_dirty(&self, file: &OpenFile, dirty: &DirtyFile, range: ByteRange) -> Result<Bytes, FsError> {
+        let mut out = Vec::with_capacity(range.len() as usize);
+        for segment in dirty.segments(range)? {
+            match segment {
+                Segment::Zeros(len) => out.resize(out.len() + len as usize, 0),
+                Segment::Local { file, offset, len } => {
+                    let start = out.len();
+                    out.resize(start + len as usize, 0);
+                    read_or_zeros(&file, offset, &mut out[start..]).map_err(spill_error)?;
+                }
+                Segment::Base(range) => {
+                    let reader = self.base_reader(file, dirty)?;
+                    out.extend_from_slice(&reader.fetch_exact(range).await?);
+                }
+            }
+        }
+        Ok(out.into())
+    }
+
+    /// The reader of the object that a dirty file edits.
+    fn base_reader(&self, file: &OpenFile, dirty: &DirtyFile) -> Result<Arc<Reader>, FsError> {
+        let base = dirty.base().ok_or(FsError::Stale)?;
+        let mut state = file.state.lock();
+        if let Some(reader) = state.reader.as_ref().filter(|reader| reader.etag() == base.etag) {
+            return Ok(reader.clone());
+        }
+        let meta = meta_of(base.etag, base.size, base.crc64, std::time::UNIX_EPOCH);
+        let reader = self.read.reader(base.key, &meta);
+        state.reader = Some(reader.clone());
+        Ok(reader)
+    }
+
+    /// A descriptor is closed somewhere. Publishes the file if that was the opener's last one.
+    pub async fn flush(&self, fh: u64, tid: u32) -> Result<(), FsError> {
+        let handle = self.handles.file(fh)?;
+        let Some(dirty) = handle.file.dirty().filter(|_| handle.writable) else { return Ok(()) };
+        if handle.file.state.lock().unlinked {
+            return Ok(());
+        }
+        match classify(tid, handle.opener, handle.ino, self.mount_id.get().copied()) {
+            FlushKind::Passing => Ok(()),
+            FlushKind::Killed if !self.options.publish_killed && dirty.mark_killed() => {
+                log::warn!("{}: its writer was killed; what it wrote is kept, not published", dirty.name());
+                Ok(())
+            }
+            FlushKind::Killed | FlushKind::Close => self.publish(&dirty).await,
+        }
+    }
+
+    /// Publishes a file now. What fails goes on in the background, and is the caller's error all the same.
+    pub(super) async fn publish(&self, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
+        match dirty.publish().await {
+            Ok(_) | Err(WriteError::Retired) => Ok(()),
+            Err(WriteError::Stale) => {
+                dirty.keep(CONFLICT).await?;
+                self.unsettle(dirty.id());
+                Err(WriteError::Stale.into())
+            }
+            Err(error) => {
+                dirty.retry_in_background(RETRY_AFTER);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Makes what was written survive power loss; with `--fsync remote`, makes the object equal the file.
+    pub async fn fsync(&self, fh: u64) -> Result<(), FsError> {
+        let handle = self.handles.file(fh)?;
+        let Some(dirty) = handle.file.dirty() else { return Ok(()) };
+        if self.options.fsync_remote && !handle.file.state.lock().unlinked {
+            return self.publish(&dirty).await;
+        }
+        let synced = self.runtime.spawn_blocking(move || dirty.fsync()).await;
+        match synced {
+            Ok(Err(WriteError::Retired)) | Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(FsError::Stale),
+        }
+    }
+
+    /// The last descriptor of an open is gone. What is not published yet is published in the background.
+    pub async fn release(&self, fh: u64) -> Result<(), FsError> {
+        let handle = self.handles.remove_file(fh)?;
+        let (dirty, unlinked) = {
+            let state = handle.file.state.lock();
+            (state.dirty.clone().filter(|_| state.writers == 0 && handle.writable), state.unlinked)
+        };
+        if let Some(dirty) = dirty {
+            if unlinked {
+                dirty.discard().await?;
+                self.unsettle(dirty.id());
+            } else if dirty.is_killed() {
+                dirty.keep("its writer was killed").await?;
+                self.unsettle(dirty.id());
+            } else if dirty.published().is_none() {
+                dirty.publish_in_background();
+            }
+        }
+        let mut tree = self.tree.lock();
+        {
+            let mut state = handle.file.state.lock();
+            if state.handles == 0 && state.dirty.is_none() {
+                state.reader = None;
+            }
+        }
+        self.close_if_idle(&mut tree, handle.ino);
+        Ok(())
+    }
+}
+
+fn meta_of(etag: ETag, size: u64, crc64: Option<u64>, last_modified: std::time::SystemTime) -> ObjectMeta {
+    ObjectMeta {
+        size,
+        etag,
+        last_modified,
+        crc64,
+        kind: ObjectKind::Normal,
+        headers: PutHeaders::default(),
+        restore: None,
+    }
+}
+
+fn read_or_zeros(file: &std::fs::File, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn spill_error(error: std::io::Error) -> FsError {
+    WriteError::Spill { message: error.to_string(), errno: error.raw_os_error() }.into()
+}

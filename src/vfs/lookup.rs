@@ -1,0 +1,289 @@
+//! Look-ups and attributes: what stands at a name, at the least number of requests.
+//!
+//! A fresh listing of the directory answers for what is absent, and for all of a file's attributes where no
+//! POSIX metadata is kept. Without one, HEAD of the file and LIST of the directory go side by side.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::attr::{Attr, AttrOptions, Kind, Version};
+use super::error::FsError;
+use super::handles::OpenFile;
+use super::tree::{Listed, Node, ROOT};
+use super::{Entry, Vfs};
+use crate::base::ObjectKey;
+use crate::base::key::check_name;
+use crate::base::time::now;
+use crate::oss::{ErrorKind, ListRequest};
+use crate::write::DirtyFile;
+
+/// What the bucket has at a path.
+struct Found {
+    kind: Kind,
+    version: Option<Version>,
+    /// The object itself was looked at just now, not only a listing.
+    asked: bool,
+}
+
+impl Found {
+    fn dir(version: Option<Version>) -> Self {
+        Self { kind: Kind::Dir, version, asked: false }
+    }
+}
+
+impl Vfs {
+    /// Finds a name, if memory tells.
+    pub fn lookup_now(&self, parent: u64, name: &str) -> Option<Result<Entry, FsError>> {
+        let mut tree = self.tree.lock();
+        if let Some(ino) = tree.child(parent, name)
+            && let Some(entry) = tree.node(ino).and_then(|node| self.known(node))
+        {
+            tree.add_lookup(ino);
+            return Some(Ok(entry));
+        }
+        let listed = tree.fresh_listing(parent, self.options.list_ttl)?.entries.get(name).cloned();
+        let path = tree.child_path(parent, name)?;
+        match listed {
+            None => {
+                drop(tree);
+                let unsent = self.file_key(&path).ok().and_then(|key| self.write.session_for(&key));
+                if unsent.is_some() { None } else { Some(Err(FsError::NotFound)) }
+            }
+            Some(Listed { kind: Kind::File, ino, version: Some(version) }) if !self.options.attr.posix => {
+                if tree.child(parent, name).is_some() {
+                    return None;
+                }
+                let attr = self.options.attr.attr_of(ino, Kind::File, &version);
+                tree.insert(parent, name, attr, Some(version));
+                let node = tree.node_mut(ino)?;
+                node.fresh_until = Some(self.attr_deadline());
+                node.lookups += 1;
+                Some(Ok(Entry { attr, ttl: self.options.attr_ttl }))
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// The attributes of an inode, where they need not be asked for.
+    fn known(&self, node: &Node) -> Option<Entry> {
+        let mut attr = node.attr;
+        if let Some(dirty) = node.open.as_ref().and_then(|open| open.dirty()) {
+            show_dirty(&mut attr, &dirty);
+            return Some(Entry { attr, ttl: self.options.attr_ttl });
+        }
+        if node.place.is_none() && attr.ino != ROOT {
+            return Some(Entry { attr, ttl: self.options.attr_ttl });
+        }
+        let left = node.fresh_until?.checked_duration_since(Instant::now())?;
+        Some(Entry { attr, ttl: left })
+    }
+
+    /// Finds a name; asks the service where need be.
+    pub async fn lookup(&self, parent: u64, name: &str) -> Result<Entry, FsError> {
+        check_name(name)?;
+        if let Some(known) = self.lookup_now(parent, name) {
+            return known;
+        }
+        let path = self.child_path(parent, name)?;
+        if let Ok(key) = self.file_key(&path)
+            && let Some(dirty) = self.write.session_for(&key)
+        {
+            return Ok(self.adopt(parent, name, &dirty));
+        }
+        match self.find(parent, name, &path).await? {
+            Some(found) => Ok(self.enter(parent, name, found, true)),
+            None => {
+                self.vanished(parent, name);
+                Err(FsError::NotFound)
+            }
+        }
+    }
+
+    /// What the bucket has at a path.
+    async fn find(&self, parent: u64, name: &str, path: &str) -> Result<Option<Found>, FsError> {
+        let listed = {
+            let tree = self.tree.lock();
+            tree.fresh_listing(parent, self.options.list_ttl).map(|listing| listing.entries.get(name).cloned())
+        };
+        match listed {
+            Some(None) => Ok(None),
+            Some(Some(listed)) => self.find_listed(parent, name, path, listed).await,
+            None => self.find_unlisted(path).await,
+        }
+    }
+
+    async fn find_listed(&self, parent: u64, name: &str, path: &str, listed: Listed) -> Result<Option<Found>, FsError> {
+        if listed.kind == Kind::Dir {
+            return Ok(Some(Found::dir(self.marker(path).await?)));
+        }
+        let held = {
+            let tree = self.tree.lock();
+            tree.child(parent, name).and_then(|ino| tree.node(ino)?.version.clone())
+        };
+        let unchanged = held.filter(|held| {
+            let complete = held.headers.is_some() || !self.options.attr.posix;
+            complete && listed.version.as_ref().is_some_and(|listed| listed.same_state(held))
+        });
+        match unchanged {
+            Some(version) => Ok(Some(Found { kind: Kind::File, version: Some(version), asked: false })),
+            None if !self.options.attr.posix => {
+                Ok(Some(Found { kind: Kind::File, version: listed.version, asked: false }))
+            }
+            None => self.find_file(&self.file_key(path)?).await,
+        }
+    }
+
+    async fn find_file(&self, key: &ObjectKey) -> Result<Option<Found>, FsError> {
+        match self.client.head_object(key).await {
+            Ok(meta) if AttrOptions::is_directory(&meta.headers, meta.size) => {
+                Ok(Some(Found::dir(Some(Version::of(&meta)))))
+            }
+            Ok(meta) => Ok(Some(Found { kind: Kind::File, version: Some(Version::of(&meta)), asked: true })),
+            Err(error) if error.kind == ErrorKind::NoSuchKey => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn find_unlisted(&self, path: &str) -> Result<Option<Found>, FsError> {
+        let key = self.file_key(path)?;
+        let prefix = self.options.prefix.dir_key(path);
+        let below = ListRequest { prefix: prefix.clone(), max_keys: 1, ..ListRequest::default() };
+        let (file, dir) = tokio::join!(self.find_file(&key), self.client.list_objects(&below));
+        match dir?.entries.first() {
+            Some(first) if first.key == prefix => Ok(Some(Found::dir(self.marker(path).await?))),
+            Some(_) => Ok(Some(Found::dir(None))),
+            None => file,
+        }
+    }
+
+    /// What a directory's marker says; `None` where there is none, or nothing is wanted of it.
+    async fn marker(&self, path: &str) -> Result<Option<Version>, FsError> {
+        if !self.options.attr.posix {
+            return Ok(None);
+        }
+        match self.client.head_object(&self.marker_key(path)?).await {
+            Ok(meta) => Ok(Some(Version::of(&meta))),
+            Err(error) if error.kind == ErrorKind::NoSuchKey => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Puts what was found into the table. An object that other handles have open in another version gets a new
+    /// inode: two versions must not share the kernel's cache.
+    fn enter(&self, parent: u64, name: &str, found: Found, count: bool) -> Entry {
+        let mut tree = self.tree.lock();
+        let held = tree.child(parent, name).and_then(|ino| tree.node(ino).map(|node| (ino, node)));
+        let keep = held.and_then(|(ino, node)| {
+            let same_kind = node.attr.kind == found.kind;
+            let pinned = node.open.is_some()
+                && node.version.as_ref().map(|v| &v.etag) != found.version.as_ref().map(|v| &v.etag);
+            (same_kind && !pinned).then_some(ino)
+        });
+        if held.is_some() && keep.is_none() {
+            tree.detach(parent, name);
+        }
+        let listed = tree.fresh_listing(parent, self.options.list_ttl).and_then(|l| l.entries.get(name).map(|e| e.ino));
+        let ino = keep.or_else(|| listed.filter(|ino| tree.node(*ino).is_none())).unwrap_or_else(|| tree.new_ino());
+        let attr = match &found.version {
+            Some(version) => self.options.attr.attr_of(ino, found.kind, version),
+            None => self.options.attr.default_attr(ino, found.kind, now()),
+        };
+        if keep.is_none() {
+            tree.insert(parent, name, attr, found.version.clone());
+        }
+        let mut entry = Entry { attr, ttl: self.options.attr_ttl };
+        let deadline = self.attr_deadline();
+        if let Some(node) = tree.node_mut(ino) {
+            if let Some(dirty) = node.open.as_ref().and_then(|open| open.dirty()) {
+                entry.attr = node.attr;
+                show_dirty(&mut entry.attr, &dirty);
+            } else {
+                (node.attr, node.version, node.fresh_until) = (attr, found.version, Some(deadline));
+                node.seen = found.asked.then(Instant::now);
+            }
+            node.lookups += u64::from(count);
+        }
+        entry
+    }
+
+    /// The service says that nothing stands at a name.
+    fn vanished(&self, parent: u64, name: &str) {
+        let mut tree = self.tree.lock();
+        let unsent = tree
+            .child(parent, name)
+            .and_then(|ino| tree.node(ino))
+            .is_some_and(|node| node.open.as_ref().is_some_and(|open| open.dirty().is_some()));
+        if !unsent {
+            tree.detach(parent, name);
+        }
+    }
+
+    /// Gives an inode to a file that an earlier process left unsent.
+    fn adopt(&self, parent: u64, name: &str, dirty: &Arc<DirtyFile>) -> Entry {
+        let mut tree = self.tree.lock();
+        if tree.child(parent, name).is_some() {
+            tree.detach(parent, name);
+        }
+        let ino = tree.new_ino();
+        let mut attr = self.options.attr.default_attr(ino, Kind::File, dirty.mtime());
+        let told = crate::base::posix::Attributes::read(&dirty.attributes().0.user_meta);
+        if self.options.attr.posix {
+            attr.mode = told.mode.map_or(attr.mode, |mode| mode & 0o7777);
+            (attr.uid, attr.gid) = (told.uid.unwrap_or(attr.uid), told.gid.unwrap_or(attr.gid));
+        }
+        tree.insert(parent, name, attr, None);
+        let open = OpenFile::new(ino);
+        open.state.lock().dirty = Some(dirty.clone());
+        if let Some(node) = tree.node_mut(ino) {
+            node.open = Some(open);
+            node.lookups += 1;
+        }
+        drop(tree);
+        self.sessions.lock().insert(dirty.id(), ino);
+        show_dirty(&mut attr, dirty);
+        Entry { attr, ttl: Duration::ZERO }
+    }
+
+    /// An inode's attributes, if memory tells.
+    pub fn getattr_now(&self, ino: u64) -> Option<Result<Entry, FsError>> {
+        let tree = self.tree.lock();
+        let Some(node) = tree.node(ino) else { return Some(Err(FsError::Stale)) };
+        if ino == ROOT {
+            return Some(Ok(Entry { attr: node.attr, ttl: self.options.attr_ttl }));
+        }
+        self.known(node).map(Ok)
+    }
+
+    /// An inode's attributes; asks the service where need be.
+    pub async fn getattr(&self, ino: u64) -> Result<Entry, FsError> {
+        if let Some(known) = self.getattr_now(ino) {
+            return known;
+        }
+        let (parent, name, path) = self.place(ino)?;
+        match self.find(parent, &name, &path).await? {
+            Some(found) => {
+                let entry = self.enter(parent, &name, found, false);
+                if entry.attr.ino == ino { Ok(entry) } else { Err(FsError::Stale) }
+            }
+            None => {
+                self.vanished(parent, &name);
+                Err(FsError::NotFound)
+            }
+        }
+    }
+
+    /// Where an inode is: its directory, its name there, and its path.
+    pub(super) fn place(&self, ino: u64) -> Result<(u64, String, String), FsError> {
+        let tree = self.tree.lock();
+        let (parent, name) = tree.node(ino).ok_or(FsError::Stale)?.place.as_ref().ok_or(FsError::Stale)?;
+        let path = tree.path(ino).ok_or(FsError::Stale)?;
+        Ok((*parent, name.to_string(), path))
+    }
+}
+
+/// Shows the size and times of a file as it is written.
+pub(super) fn show_dirty(attr: &mut Attr, dirty: &DirtyFile) {
+    attr.size = dirty.size();
+    attr.mtime = dirty.mtime();
+    attr.ctime = dirty.ctime();
+}

@@ -1,0 +1,164 @@
+//! The rules of the file system: names, inodes, attributes, handles, and which call does what to which object.
+//!
+//! Knows no kernel types (that is `fuse`) and no HTTP (that is `oss`). What can be answered from memory has a
+//! method that answers at once (`…_now`); the async one beside it asks the service.
+
+mod attr;
+mod error;
+mod handles;
+mod io;
+mod lookup;
+mod mutate;
+mod open;
+mod opener;
+mod readdir;
+mod rename;
+mod setattr;
+mod settle;
+mod statfs;
+mod tree;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle as Runtime;
+
+pub use attr::{Attr, AttrOptions, Kind};
+pub use error::FsError;
+pub use handles::Snapshot;
+pub use open::{OpenHow, OpenedFile};
+pub use rename::RenameMode;
+pub use setattr::{AttrChange, SetTime};
+pub use statfs::Usage;
+pub use tree::ROOT;
+
+use crate::base::time::now;
+use crate::base::{ObjectKey, Prefix, SessionId};
+use crate::oss::Client;
+use crate::read::ReadEngine;
+use crate::write::WriteEngine;
+use handles::Handles;
+use tree::Tree;
+
+/// What a mount is told about its files.
+#[derive(Debug, Clone)]
+pub struct VfsOptions {
+    pub prefix: Prefix,
+    pub attr: AttrOptions,
+    pub attr_ttl: Duration,
+    pub list_ttl: Duration,
+    pub read_only: bool,
+    /// `fsync` returns when the object equals the file (`--fsync remote`).
+    pub fsync_remote: bool,
+    /// Writers that are killed publish what they wrote (`--on-kill publish`).
+    pub publish_killed: bool,
+    /// Bytes that `df` shows as the size.
+    pub capacity: u64,
+}
+
+/// An inode's attributes and how long they may be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    pub attr: Attr,
+    pub ttl: Duration,
+}
+
+/// The file system of one mount.
+#[derive(Debug)]
+pub struct Vfs {
+    options: VfsOptions,
+    client: Client,
+    read: ReadEngine,
+    write: WriteEngine,
+    runtime: Runtime,
+    tree: Mutex<Tree>,
+    handles: Handles,
+    /// Which inode a write session belongs to.
+    sessions: Mutex<HashMap<SessionId, u64>>,
+    usage: statfs::UsageCache,
+    /// Keys that no path can carry, met in listings.
+    hidden: AtomicU64,
+    /// The mount's id in `fdinfo`, once it is known.
+    mount_id: OnceLock<u64>,
+}
+
+impl Vfs {
+    pub fn new(options: VfsOptions, read: ReadEngine, write: WriteEngine, runtime: Runtime) -> Arc<Self> {
+        let root = options.attr.default_attr(ROOT, Kind::Dir, now());
+        let vfs = Arc::new(Self {
+            client: write.upload().client().clone(),
+            options,
+            read,
+            write,
+            runtime,
+            tree: Mutex::new(Tree::new(root)),
+            handles: Handles::default(),
+            sessions: Mutex::default(),
+            usage: statfs::UsageCache::default(),
+            hidden: AtomicU64::new(0),
+            mount_id: OnceLock::new(),
+        });
+        let observer = Arc::downgrade(&vfs);
+        vfs.write.on_published(Box::new(move |session, published| {
+            if let Some(vfs) = observer.upgrade() {
+                vfs.settle(session, published);
+            }
+        }));
+        vfs
+    }
+
+    /// Tells the mount's id, by which descriptors on its files are recognised.
+    pub fn set_mount_id(&self, id: u64) {
+        if self.mount_id.set(id).is_err() {
+            log::debug!("the mount id was known already");
+        }
+    }
+
+    pub fn write_engine(&self) -> &WriteEngine {
+        &self.write
+    }
+
+    /// Inodes in the table.
+    pub fn inodes(&self) -> usize {
+        self.tree.lock().len()
+    }
+
+    pub fn open_handles(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// Keys met that no path can carry.
+    pub fn hidden_keys(&self) -> u64 {
+        self.hidden.load(Ordering::Relaxed)
+    }
+
+    fn check_writable(&self) -> Result<(), FsError> {
+        if self.options.read_only { Err(FsError::ReadOnly) } else { Ok(()) }
+    }
+
+    /// The key of the file at a place; refuses keys that cannot be sent.
+    fn file_key(&self, path: &str) -> Result<ObjectKey, FsError> {
+        Ok(self.options.prefix.file_key(path)?)
+    }
+
+    /// The key of a directory's marker.
+    fn marker_key(&self, path: &str) -> Result<ObjectKey, FsError> {
+        Ok(ObjectKey::parse(&self.options.prefix.dir_key(path))?)
+    }
+
+    fn child_path(&self, parent: u64, name: &str) -> Result<String, FsError> {
+        self.tree.lock().child_path(parent, name).ok_or(FsError::Stale)
+    }
+
+    fn attr_deadline(&self) -> Instant {
+        Instant::now() + self.options.attr_ttl
+    }
+
+    /// The kernel forgets an inode.
+    pub fn forget(&self, ino: u64, count: u64) {
+        self.tree.lock().forget(ino, count);
+    }
+}

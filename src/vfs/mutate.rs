@@ -1,0 +1,169 @@
+//! Making and removing names: mkdir, rmdir, unlink.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::attr::{Attr, Kind, Version};
+use super::error::FsError;
+use super::handles::OpenFile;
+use super::tree::{Listed, Listing};
+use super::{Entry, Vfs};
+use crate::base::key::check_name;
+use crate::base::time::now;
+use crate::oss::{Body, ListRequest};
+use crate::upload::headers_of;
+use crate::write::WriteError;
+
+impl Vfs {
+    /// Makes a directory: its marker object stands when this returns.
+    pub async fn mkdir(&self, parent: u64, name: &str, mode: u32, owner: (u32, u32)) -> Result<Entry, FsError> {
+        self.check_writable()?;
+        check_name(name)?;
+        match self.lookup(parent, name).await {
+            Ok(entry) => {
+                self.forget(entry.attr.ino, 1);
+                return Err(FsError::Exists);
+            }
+            Err(FsError::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        let path = self.child_path(parent, name)?;
+        let at = now();
+        let new = self.new_attr(mode, owner);
+        let mode = if self.options.attr.posix { new.mode } else { self.options.attr.dir_mode };
+        let mut attr = Attr { kind: Kind::Dir, size: 0, mode, mtime: at, atime: at, ctime: at, ..new };
+        let headers = headers_of(&self.options.attr.new_dir_headers(&attr));
+        let receipt = self.client.put_object(&self.marker_key(&path)?, &Body::Bytes(Bytes::new()), &headers).await?;
+        let version = Version {
+            etag: receipt.etag,
+            size: 0,
+            crc64: receipt.crc64,
+            last_modified: at,
+            headers: Some(Box::new(headers)),
+        };
+        let deadline = self.attr_deadline();
+        let mut tree = self.tree.lock();
+        tree.detach(parent, name);
+        attr.ino = tree.new_ino();
+        tree.insert(parent, name, attr, Some(version));
+        tree.changed(parent, name, Some(Listed { kind: Kind::Dir, ino: attr.ino, version: None }));
+        if let Some(node) = tree.node_mut(attr.ino) {
+            node.fresh_until = Some(deadline);
+            node.lookups += 1;
+            if let Some(dir) = &mut node.dir {
+                // It was made just now, so what it holds is known: nothing.
+                dir.listing = Some(Listing { entries: BTreeMap::new(), taken: Instant::now(), marker: true });
+            }
+        }
+        Ok(Entry { attr, ttl: self.options.attr_ttl })
+    }
+
+    /// Removes an empty directory.
+    pub async fn rmdir(&self, parent: u64, name: &str) -> Result<(), FsError> {
+        self.check_writable()?;
+        let (ino, kind) = self.resolve(parent, name).await?;
+        if kind != Kind::Dir {
+            return Err(FsError::NotDirectory);
+        }
+        let path = self.child_path(parent, name)?;
+        self.check_empty(ino, &path).await?;
+        self.client.delete_object(&self.marker_key(&path)?).await?;
+        let mut tree = self.tree.lock();
+        tree.detach(parent, name);
+        tree.changed(parent, name, None);
+        Ok(())
+    }
+
+    /// Refuses a directory that holds anything, sent or unsent.
+    pub(super) async fn check_empty(&self, ino: u64, path: &str) -> Result<(), FsError> {
+        let prefix = self.options.prefix.dir_key(path);
+        let unsent = self
+            .write
+            .live()
+            .iter()
+            .filter_map(|file| file.publishable_key())
+            .any(|key| key.as_str().starts_with(&prefix));
+        let listed = {
+            let tree = self.tree.lock();
+            let listing = tree.fresh_listing(ino, self.options.list_ttl);
+            listing.is_some_and(|listing| !listing.entries.is_empty())
+        };
+        if unsent || listed {
+            return Err(FsError::NotEmpty);
+        }
+        let request = ListRequest { prefix: prefix.clone(), max_keys: 2, ..ListRequest::default() };
+        let page = self.client.list_objects(&request).await?;
+        if page.entries.iter().any(|entry| entry.key != prefix) { Err(FsError::NotEmpty) } else { Ok(()) }
+    }
+
+    /// Removes a file. One that is open lives on without a name until its last handle is gone.
+    pub async fn unlink(&self, parent: u64, name: &str) -> Result<(), FsError> {
+        self.check_writable()?;
+        let (ino, kind) = self.resolve(parent, name).await?;
+        if kind == Kind::Dir {
+            return Err(FsError::IsDirectory);
+        }
+        let path = self.child_path(parent, name)?;
+        let sent = self.drop_unsent(ino).await?;
+        if sent {
+            self.client.delete_object(&self.file_key(&path)?).await?;
+        }
+        let mut tree = self.tree.lock();
+        tree.detach(parent, name);
+        tree.changed(parent, name, None);
+        Ok(())
+    }
+
+    /// The inode and kind of a name, without counting a look-up.
+    pub(super) async fn resolve(&self, parent: u64, name: &str) -> Result<(u64, Kind), FsError> {
+        let known = {
+            let tree = self.tree.lock();
+            tree.child(parent, name).and_then(|ino| tree.node(ino).map(|node| (ino, node.attr.kind)))
+        };
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let entry = self.lookup(parent, name).await?;
+        // The look-up keeps the inode in the table; the kernel was not told of it.
+        let mut tree = self.tree.lock();
+        if let Some(node) = tree.node_mut(entry.attr.ino) {
+            node.lookups = node.lookups.saturating_sub(1);
+        }
+        Ok((entry.attr.ino, entry.attr.kind))
+    }
+
+    /// Takes away what a file has that was not sent. Whether the bucket may hold an object under its name.
+    pub(super) async fn drop_unsent(&self, ino: u64) -> Result<bool, FsError> {
+        let (open, mut sent) = {
+            let tree = self.tree.lock();
+            let node = tree.node(ino).ok_or(FsError::Stale)?;
+            (node.open.clone(), node.version.is_some())
+        };
+        let Some(open) = open else { return Ok(true) };
+        let Some(dirty) = open.dirty() else { return Ok(true) };
+        let in_use = open.state.lock().handles > 0;
+        let ended = if in_use {
+            match dirty.unlink().await {
+                Ok(()) => Ok(None),
+                Err(WriteError::Retired) => Ok(dirty.published()),
+                Err(error) => Err(error),
+            }
+        } else {
+            dirty.discard().await
+        };
+        sent |= ended?.is_some();
+        if in_use {
+            self.unlinked(&open)
+        } else {
+            self.unsettle(dirty.id())
+        }
+        Ok(sent)
+    }
+
+    fn unlinked(&self, open: &Arc<OpenFile>) {
+        open.state.lock().unlinked = true;
+    }
+}

@@ -1,0 +1,271 @@
+//! Opening and creating files.
+
+use std::time::{Duration, Instant};
+
+use super::attr::{Attr, Kind, Version};
+use super::error::FsError;
+use super::handles::{Handle, OpenFile};
+use super::opener::Process;
+use super::tree::Listed;
+use super::{Entry, Vfs};
+use crate::base::key::check_name;
+use crate::base::time::now;
+use crate::oss::ErrorKind;
+use crate::read::{Cursor, Opened, Reader};
+use crate::write::DirtyFile;
+use std::sync::Arc;
+
+/// A look at the object this fresh spares the one that an open would take.
+const LOOK_FRESH: Duration = Duration::from_secs(1);
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OpenHow {
+    pub read: bool,
+    pub write: bool,
+    pub append: bool,
+    pub truncate: bool,
+    /// The thread that opens it; 0 where it is not known.
+    pub tid: u32,
+}
+
+/// An open file's handle, and what the kernel may keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenedFile {
+    pub fh: u64,
+    /// The bytes in the kernel's cache are still those of the file.
+    pub keep_cache: bool,
+}
+
+impl Vfs {
+    /// Opens a file; asks the service whether the object is still the one that is known.
+    ///
+    /// # Errors
+    /// `Stale` where another client changed it: the kernel looks the name up again, and finds a new inode.
+    pub async fn open(&self, ino: u64, how: OpenHow) -> Result<OpenedFile, FsError> {
+        if how.write {
+            self.check_writable()?;
+        }
+        let file = self.open_file(ino)?;
+        let mut reader = None;
+        let mut keep_cache = true;
+        let is_dirty = file.dirty().is_some();
+        if how.truncate && how.write {
+            self.open_truncated(ino, &file).await?;
+        } else if !is_dirty && !self.seen_just_now(ino) {
+            reader = match self.look(ino, how).await {
+                Ok(reader) => reader,
+                Err(error) => {
+                    self.close_if_idle(&mut self.tree.lock(), ino);
+                    return Err(error);
+                }
+            };
+        }
+        if !is_dirty {
+            let mut tree = self.tree.lock();
+            if let Some(node) = tree.node_mut(ino) {
+                let etag = node.version.as_ref().map(|version| version.etag.clone());
+                keep_cache = how.truncate || (etag.is_some() && node.cached == etag);
+                node.cached = etag;
+            }
+        }
+        Ok(OpenedFile { fh: self.add_handle(file, how, reader), keep_cache })
+    }
+
+    fn add_handle(&self, file: Arc<OpenFile>, how: OpenHow, reader: Option<Arc<Reader>>) -> u64 {
+        if reader.is_some() {
+            file.state.lock().reader = reader;
+        }
+        if how.append
+            && let Some(dirty) = file.dirty()
+        {
+            dirty.mark_append();
+        }
+        let opener = if how.write { Process::of(how.tid) } else { None };
+        let (readable, writable, append) = (how.read, how.write, how.append);
+        self.handles.add_file(Handle {
+            ino: file.ino,
+            file,
+            readable,
+            writable,
+            append,
+            opener,
+            cursor: Cursor::default(),
+        })
+    }
+
+    /// The open file of an inode, made if need be.
+    pub(super) fn open_file(&self, ino: u64) -> Result<Arc<OpenFile>, FsError> {
+        let mut tree = self.tree.lock();
+        let node = tree.node_mut(ino).ok_or(FsError::Stale)?;
+        if node.attr.kind == Kind::Dir {
+            return Err(FsError::IsDirectory);
+        }
+        Ok(node.open.get_or_insert_with(|| OpenFile::new(ino)).clone())
+    }
+
+    fn seen_just_now(&self, ino: u64) -> bool {
+        let tree = self.tree.lock();
+        tree.node(ino).is_some_and(|node| node.seen.is_some_and(|at| at.elapsed() < LOOK_FRESH))
+    }
+
+    /// Opens with O_TRUNC: the file is written anew; the object stays as it is until then.
+    async fn open_truncated(&self, ino: u64, file: &Arc<OpenFile>) -> Result<(), FsError> {
+        if let Some(dirty) = file.dirty() {
+            match self.truncate_dirty(&dirty, 0).await {
+                Err(FsError::Write(crate::write::WriteError::Retired)) => self.pass_retired(&dirty),
+                other => return other,
+            }
+        }
+        self.begin_anew(ino, file)
+    }
+
+    /// Begins a session that replaces whatever stands at the file's name.
+    pub(super) fn begin_anew(&self, ino: u64, file: &Arc<OpenFile>) -> Result<(), FsError> {
+        let (_, name, path) = self.place(ino)?;
+        let key = self.file_key(&path)?;
+        let tree = self.tree.lock();
+        let node = tree.node(ino).ok_or(FsError::Stale)?;
+        let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
+        let headers = self.options.attr.edit_headers(held, &name, &node.attr);
+        let dirty = DirtyFile::create(&self.write, key, headers, self.options.attr.times());
+        self.own_session(file, &dirty);
+        let mut state = file.state.lock();
+        (state.dirty, state.reader) = (Some(dirty), None);
+        Ok(())
+    }
+
+    /// Looks at the object behind an inode: for a reader by getting its first bytes, else by HEAD.
+    async fn look(&self, ino: u64, how: OpenHow) -> Result<Option<Arc<Reader>>, FsError> {
+        let (_, _, path) = self.place(ino)?;
+        let key = self.file_key(&path)?;
+        let (held, empty) = {
+            let tree = self.tree.lock();
+            let node = tree.node(ino).ok_or(FsError::Stale)?;
+            (node.cached.clone(), node.version.as_ref().is_some_and(|version| version.size == 0))
+        };
+        if !how.read || empty {
+            let meta = self.client.head_object(&key).await.map_err(|error| self.gone(ino, error))?;
+            self.seen(ino, Version::of(&meta))?;
+            return Ok(None);
+        }
+        match self.read.open(&key, held.as_ref()).await {
+            Ok(Opened::Unchanged) => {
+                self.seen_unchanged(ino);
+                Ok(None)
+            }
+            Ok(Opened::Current { meta, reader }) => {
+                self.seen(ino, Version::of(&meta))?;
+                Ok(Some(reader))
+            }
+            Err(error) if error.kind == ErrorKind::InvalidRange => {
+                let meta = self.client.head_object(&key).await.map_err(|error| self.gone(ino, error))?;
+                self.seen(ino, Version::of(&meta))?;
+                Ok(None)
+            }
+            Err(error) => Err(self.gone(ino, error)),
+        }
+    }
+
+    /// An object that is gone takes its name along.
+    fn gone(&self, ino: u64, error: crate::oss::Error) -> FsError {
+        if error.kind != ErrorKind::NoSuchKey {
+            return error.into();
+        }
+        let mut tree = self.tree.lock();
+        if let Some((parent, name)) = tree.node(ino).and_then(|node| node.place.clone()) {
+            tree.changed(parent, &name, None);
+            tree.detach(parent, &name);
+        }
+        FsError::NotFound
+    }
+
+    fn seen_unchanged(&self, ino: u64) {
+        let deadline = self.attr_deadline();
+        if let Some(node) = self.tree.lock().node_mut(ino) {
+            node.seen = Some(Instant::now());
+            node.fresh_until = Some(deadline);
+        }
+    }
+
+    /// The object behind an inode was looked at. Another version than the one known gets an inode of its own.
+    fn seen(&self, ino: u64, version: Version) -> Result<(), FsError> {
+        let deadline = self.attr_deadline();
+        let mut tree = self.tree.lock();
+        let node = tree.node_mut(ino).ok_or(FsError::Stale)?;
+        if node.version.as_ref().is_none_or(|known| known.etag == version.etag) {
+            node.attr = self.options.attr.attr_of(ino, Kind::File, &version);
+            (node.version, node.seen, node.fresh_until) = (Some(version), Some(Instant::now()), Some(deadline));
+            return Ok(());
+        }
+        let (parent, name) = node.place.clone().ok_or(FsError::Stale)?;
+        tree.detach(parent, &name);
+        let fresh = tree.new_ino();
+        let attr = self.options.attr.attr_of(fresh, Kind::File, &version);
+        tree.insert(parent, &name, attr, Some(version.clone()));
+        if let Some(node) = tree.node_mut(fresh) {
+            (node.seen, node.fresh_until) = (Some(Instant::now()), Some(deadline));
+        }
+        tree.changed(parent, &name, Some(Listed { kind: Kind::File, ino: fresh, version: Some(version) }));
+        Err(FsError::Stale)
+    }
+
+    /// Creates a file, locally: it is in the bucket when it is closed.
+    pub fn create(
+        &self,
+        parent: u64,
+        name: &str,
+        mode: u32,
+        owner: (u32, u32),
+        how: OpenHow,
+    ) -> Result<(Entry, OpenedFile), FsError> {
+        self.check_writable()?;
+        check_name(name)?;
+        let key = self.file_key(&self.child_path(parent, name)?)?;
+        if key.has_dot_segment() {
+            return Err(FsError::Invalid);
+        }
+        let attr = {
+            let mut tree = self.tree.lock();
+            if tree.child(parent, name).is_some_and(|ino| self.is_there(&tree, ino)) {
+                return Err(FsError::Exists);
+            }
+            tree.detach(parent, name);
+            let at = now();
+            let attr = Attr {
+                ino: tree.new_ino(),
+                kind: Kind::File,
+                size: 0,
+                mtime: at,
+                atime: at,
+                ctime: at,
+                ..self.new_attr(mode, owner)
+            };
+            tree.insert(parent, name, attr, None);
+            tree.changed(parent, name, Some(Listed { kind: Kind::File, ino: attr.ino, version: None }));
+            attr
+        };
+        let file = self.open_file(attr.ino)?;
+        let headers = self.options.attr.new_file_headers(name, &attr);
+        let dirty = DirtyFile::create(&self.write, key, headers, self.options.attr.times());
+        self.own_session(&file, &dirty);
+        file.state.lock().dirty = Some(dirty);
+        self.tree.lock().add_lookup(attr.ino);
+        let fh = self.add_handle(file, how, None);
+        Ok((Entry { attr, ttl: self.options.attr_ttl }, OpenedFile { fh, keep_cache: true }))
+    }
+
+    /// Attributes of something new. Where no POSIX metadata is kept, the mount's own hold.
+    pub(super) fn new_attr(&self, mode: u32, (uid, gid): (u32, u32)) -> Attr {
+        let at = now();
+        let default = self.options.attr.default_attr(0, Kind::File, at);
+        if self.options.attr.posix { Attr { mode: mode & 0o7777, uid, gid, ..default } } else { default }
+    }
+
+    fn is_there(&self, tree: &super::tree::Tree, ino: u64) -> bool {
+        tree.node(ino).is_some_and(|node| {
+            let unsent = node.open.as_ref().is_some_and(|open| open.dirty().is_some());
+            unsent || node.fresh_until.is_some_and(|until| until > Instant::now())
+        })
+    }
+}

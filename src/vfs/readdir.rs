@@ -1,0 +1,192 @@
+//! Listing directories: pages of the bucket merged with what has not been sent yet.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::attr::{Kind, Version};
+use super::error::FsError;
+use super::handles::Snapshot;
+use super::tree::{Listed, Listing, ROOT};
+use super::{Entry, Vfs};
+use crate::base::limits::PAGE_MAX;
+use crate::oss::{ListPage, ListRequest};
+
+/// A listing across which this mount changed the directory is taken again, so often.
+const LISTING_TRIES: u32 = 3;
+
+impl Vfs {
+    pub fn opendir(&self, ino: u64) -> Result<u64, FsError> {
+        match self.tree.lock().node(ino) {
+            Some(node) if node.attr.kind == Kind::Dir => Ok(self.handles.add_dir(ino)),
+            Some(_) => Err(FsError::NotDirectory),
+            None => Err(FsError::Stale),
+        }
+    }
+
+    pub fn releasedir(&self, fh: u64) {
+        self.handles.remove_dir(fh);
+    }
+
+    /// The entries of an open directory. They are taken anew when reading begins at `offset` 0, and stay as they
+    /// were for the rest of it.
+    pub async fn readdir(&self, fh: u64, offset: u64) -> Result<Snapshot, FsError> {
+        let handle = self.handles.dir(fh)?;
+        if offset > 0
+            && let Some(snapshot) = handle.snapshot.lock().clone()
+        {
+            return Ok(snapshot);
+        }
+        let snapshot = Arc::new(self.entries(handle.ino).await?);
+        *handle.snapshot.lock() = Some(snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// Entries of a directory, `.` and `..` first.
+    async fn entries(&self, ino: u64) -> Result<Vec<(String, u64, Kind)>, FsError> {
+        self.list(ino).await?;
+        let path = self.tree.lock().path(ino).ok_or(FsError::NotFound)?;
+        let dir_key = self.options.prefix.dir_key(&path);
+        let unsent = self.write.live();
+        let mut tree = self.tree.lock();
+        let parent = tree.node(ino).and_then(|node| node.place.as_ref()).map_or(ROOT, |(parent, _)| *parent);
+        let mut names: BTreeMap<String, (u64, Kind)> = BTreeMap::new();
+        let dir = tree.dir(ino).ok_or(FsError::NotDirectory)?;
+        for (name, listed) in dir.listing.iter().flat_map(|listing| &listing.entries) {
+            names.insert(name.clone(), (listed.ino, listed.kind));
+        }
+        let children: Vec<(String, u64)> = dir.children.iter().map(|(name, ino)| (name.to_string(), *ino)).collect();
+        for (name, child) in children {
+            let Some(node) = tree.node(child) else { continue };
+            if names.contains_key(&name) || node.open.as_ref().is_some_and(|open| open.dirty().is_some()) {
+                names.insert(name, (child, node.attr.kind));
+            }
+        }
+        for key in unsent.iter().filter_map(|file| file.publishable_key()) {
+            let name = key.as_str().strip_prefix(&dir_key).filter(|name| !name.is_empty() && !name.contains('/'));
+            if let Some(name) = name.filter(|name| !names.contains_key(*name)) {
+                names.insert(name.to_owned(), (tree.new_ino(), Kind::File));
+            }
+        }
+        let mut entries = vec![(".".to_owned(), ino, Kind::Dir), ("..".to_owned(), parent, Kind::Dir)];
+        entries.extend(names.into_iter().map(|(name, (ino, kind))| (name, ino, kind)));
+        Ok(entries)
+    }
+
+    /// Makes sure that a fresh listing of the directory is in the table.
+    pub async fn list(&self, ino: u64) -> Result<(), FsError> {
+        for attempt in 1..=LISTING_TRIES {
+            let (path, changes) = {
+                let tree = self.tree.lock();
+                if tree.fresh_listing(ino, self.options.list_ttl).is_some() {
+                    return Ok(());
+                }
+                let changes = tree.dir(ino).ok_or(FsError::Stale)?.changes;
+                (tree.path(ino).ok_or(FsError::NotFound)?, changes)
+            };
+            let taken = Instant::now();
+            let (found, marker) = self.list_pages(&self.options.prefix.dir_key(&path)).await?;
+            let mut tree = self.tree.lock();
+            let listing = self.make_listing(&mut tree, ino, found, taken, marker);
+            let Some(dir) = tree.dir_mut(ino) else { return Err(FsError::Stale) };
+            if dir.changes == changes || attempt == LISTING_TRIES {
+                dir.listing = Some(listing);
+            }
+        }
+        Ok(())
+    }
+
+    fn make_listing(
+        &self,
+        tree: &mut super::tree::Tree,
+        ino: u64,
+        found: BTreeMap<String, (Kind, Option<Version>)>,
+        taken: Instant,
+        marker: bool,
+    ) -> Listing {
+        let mut entries = BTreeMap::new();
+        for (name, (kind, version)) in found {
+            let known = tree.child(ino, &name).filter(|child| tree.node(*child).is_some_and(|n| n.attr.kind == kind));
+            let listed =
+                tree.dir(ino).and_then(|dir| dir.listing.as_ref()).and_then(|l| l.entries.get(&name)).map(|l| l.ino);
+            let number = known.or(listed).unwrap_or_else(|| tree.new_ino());
+            entries.insert(name, Listed { kind, ino: number, version });
+        }
+        Listing { entries, taken, marker }
+    }
+
+    async fn list_pages(&self, prefix: &str) -> Result<(BTreeMap<String, (Kind, Option<Version>)>, bool), FsError> {
+        let mut found = BTreeMap::new();
+        let mut marker = false;
+        let mut token = None;
+        loop {
+            let request = ListRequest {
+                prefix: prefix.to_owned(),
+                delimiter: Some("/".into()),
+                continuation_token: token,
+                max_keys: PAGE_MAX,
+                ..ListRequest::default()
+            };
+            let page = self.client.list_objects(&request).await?;
+            token = page.next_token.clone();
+            marker |= self.take_page(page, prefix, &mut found);
+            if token.is_none() {
+                return Ok((found, marker));
+            }
+        }
+    }
+
+    /// Adds a page to the entries; keys that no path can carry are counted and left out. Whether the directory's
+    /// own marker was in it.
+    fn take_page(&self, page: ListPage, prefix: &str, found: &mut BTreeMap<String, (Kind, Option<Version>)>) -> bool {
+        let mut marker = false;
+        for entry in page.entries {
+            if entry.key == prefix {
+                marker = true;
+                continue;
+            }
+            let Some(name) = self.shown_name(&entry.key, prefix) else { continue };
+            let version = Version {
+                etag: entry.etag,
+                size: entry.size,
+                crc64: None,
+                last_modified: entry.last_modified,
+                headers: None,
+            };
+            // `a` beside `a/…`: the directory is shown.
+            found.entry(name).or_insert((Kind::File, Some(version)));
+        }
+        for common in page.common_prefixes {
+            let Some(name) = self.shown_name(&common, prefix) else { continue };
+            if let Some((Kind::File, _)) = found.insert(name, (Kind::Dir, None)) {
+                self.hide(&common);
+            }
+        }
+        marker
+    }
+
+    fn shown_name(&self, key: &str, prefix: &str) -> Option<String> {
+        if key.strip_prefix(self.options.prefix.as_str()) == Some(crate::base::limits::PRIVATE_DIR) {
+            return None;
+        }
+        match self.options.prefix.path_of(key) {
+            Some(_) => key.strip_prefix(prefix).map(|name| name.trim_end_matches('/').to_owned()),
+            None => {
+                self.hide(key);
+                None
+            }
+        }
+    }
+
+    fn hide(&self, key: &str) {
+        if self.hidden.fetch_add(1, Ordering::Relaxed) == 0 {
+            log::warn!("{key:?} cannot be shown as a path; such keys are hidden and counted in `status`");
+        }
+    }
+
+    /// Attributes of an entry for `readdirplus`, counted as a look-up, where memory tells.
+    pub fn entry_now(&self, parent: u64, name: &str) -> Option<Entry> {
+        self.lookup_now(parent, name)?.ok()
+    }
+}

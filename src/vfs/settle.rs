@@ -1,0 +1,92 @@
+//! What follows from the end of a write session: the inode shows the object that the file has become.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::Vfs;
+use super::attr::{Kind, Version};
+use super::handles::OpenFile;
+use super::tree::Listed;
+use crate::base::SessionId;
+use crate::base::time::since_epoch;
+use crate::write::{DirtyFile, Published};
+
+impl Vfs {
+    /// A session was published: its inode is clean from now on. Done twice it does nothing the second time.
+    pub(super) fn settle(&self, session: SessionId, published: &Published) {
+        let Some(ino) = self.sessions.lock().remove(&session) else { return };
+        let version = Version {
+            etag: published.etag.clone(),
+            size: published.size,
+            crc64: published.crc64,
+            last_modified: whole_seconds(published.at),
+            headers: Some(Box::new(published.headers.clone())),
+        };
+        let deadline = self.attr_deadline();
+        let mut tree = self.tree.lock();
+        let Some(node) = tree.node_mut(ino) else { return };
+        if let Some(open) = &node.open {
+            forget_dirty(open, session);
+        }
+        let mut attr = self.options.attr.attr_of(ino, Kind::File, &version);
+        (attr.mode, attr.uid, attr.gid) = (node.attr.mode, node.attr.uid, node.attr.gid);
+        node.attr = attr;
+        node.cached = Some(version.etag.clone());
+        node.version = Some(version.clone());
+        node.fresh_until = Some(deadline);
+        let place = node.place.clone();
+        if let Some((parent, name)) = place {
+            tree.changed(parent, &name, Some(Listed { kind: Kind::File, ino, version: Some(version) }));
+        }
+        self.close_if_idle(&mut tree, ino);
+    }
+
+    /// A session ended without being published: the inode shows what the bucket has, if anything.
+    pub(super) fn unsettle(&self, session: SessionId) {
+        let Some(ino) = self.sessions.lock().remove(&session) else { return };
+        let mut tree = self.tree.lock();
+        let Some(node) = tree.node_mut(ino) else { return };
+        if let Some(open) = &node.open {
+            forget_dirty(open, session);
+        }
+        (node.fresh_until, node.cached) = (None, None);
+        let unsent = node.version.is_none();
+        if let Some((parent, name)) = node.place.clone().filter(|_| unsent) {
+            tree.changed(parent, &name, None);
+            tree.detach(parent, &name);
+        }
+        self.close_if_idle(&mut tree, ino);
+    }
+
+    /// Drops the open file of an inode that has neither handles nor unsent bytes.
+    pub(super) fn close_if_idle(&self, tree: &mut super::tree::Tree, ino: u64) {
+        let Some(node) = tree.node_mut(ino) else { return };
+        let idle = node.open.as_ref().is_some_and(|open| {
+            let state = open.state.lock();
+            state.handles == 0 && state.dirty.is_none()
+        });
+        if idle {
+            node.open = None;
+            tree.drop_if_unused(ino);
+        }
+    }
+
+    /// Notes which inode a session belongs to.
+    pub(super) fn own_session(&self, file: &OpenFile, dirty: &Arc<DirtyFile>) {
+        self.sessions.lock().insert(dirty.id(), file.ino);
+    }
+}
+
+fn forget_dirty(open: &OpenFile, session: SessionId) {
+    let mut state = open.state.lock();
+    if state.dirty.as_ref().is_some_and(|dirty| dirty.id() == session) {
+        state.dirty = None;
+        // Reads go to the new object from now on.
+        state.reader = None;
+    }
+}
+
+/// Object times have whole seconds.
+fn whole_seconds(at: SystemTime) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(since_epoch(at).as_secs())
+}
