@@ -6,12 +6,12 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::RwLock;
 
 use super::endpoint::{Addressing, Endpoint};
-use super::error::{Error, ErrorKind, Failure, Outcome};
+use super::error::{Error, ErrorKind, Failure, Outcome, REQUEST_ID};
 use super::request::Request;
 use super::retry::{self, Next, Tries};
 use super::sign::{BadSigner, Signable, Signer};
@@ -52,6 +52,11 @@ pub struct Client(Arc<Inner>);
 impl Client {
     /// Opens no connection yet. Fails where the options contradict each other, or TLS cannot be set up.
     pub fn new(options: ClientOptions) -> Result<Self, Error> {
+        Self::trusting(options, &[])
+    }
+
+    /// The same, with certificate authorities (PEM) that are trusted beside the system's.
+    pub fn trusting(options: ClientOptions, ca_pem: &[u8]) -> Result<Self, Error> {
         let ClientOptions { endpoint, bucket, region, addressing, signature, credentials, try_timeout } = options;
         let unusable = |message: String| Error::unsendable(Operation::GetBucketInfo, &bucket, message);
         if !is_bucket_name(&bucket) {
@@ -59,7 +64,7 @@ impl Client {
         }
         let signer = Signer::new(credentials, signature, region.as_deref())
             .map_err(|error: BadSigner| unusable(error.to_string()))?;
-        let transport = Transport::new(&endpoint, addressing, &bucket, try_timeout).map_err(unusable)?;
+        let transport = Transport::new(&endpoint, addressing, &bucket, try_timeout, ca_pem).map_err(unusable)?;
         let signer = RwLock::new(Arc::new(signer));
         Ok(Self(Arc::new(Inner { bucket, region, signature, signer, skew_ms: AtomicI64::new(0), transport })))
     }
@@ -89,7 +94,7 @@ impl Client {
         let (operation, subject) = request;
         let error = Error::local(operation, subject, ErrorKind::Protocol, Outcome::Unknown, message)
             .with_reply(reply.status, &reply.headers);
-        self.0.transport.counters.failed(&error);
+        self.0.transport.counters.broke_off(&error);
         error
     }
 
@@ -103,11 +108,16 @@ impl Client {
         let mut in_doubt = false;
         loop {
             let headers = inner.signed_headers(request);
+            let started = Instant::now();
             let result = inner.transport.send(request, subject, url.clone(), headers, expect).await;
             let result = result.and_then(|reply| check_crc64(operation, subject, reply));
             inner.transport.counters.tried(operation, result.as_ref().err().map(|failure| &*failure.error));
             let failure = match result {
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => {
+                    let id = header(&reply.headers, REQUEST_ID).unwrap_or("unknown");
+                    log::debug!("{operation} {subject}: {} in {:?} (request {id})", reply.status, started.elapsed());
+                    return Ok(reply);
+                }
                 Err(failure) => failure,
             };
             in_doubt |= failure.error.outcome == Outcome::Unknown;
@@ -199,6 +209,21 @@ fn random() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn futures_and_replies_can_change_threads() {
+        fn is_send<T: Send>(_: &T) {}
+        fn is_shared<T: Send + Sync + 'static>() {}
+        is_shared::<Client>();
+        is_shared::<Error>();
+        let _never_called = |client: &Client, request: &Request<'_>, key: &crate::base::ObjectKey| {
+            is_send(&client.execute(request, Expect::Xml));
+            is_send(&client.get_object(key, &crate::oss::GetOptions::default()));
+            is_send(&client.delete_objects(&[]));
+        };
+        fn is_sent<T: Send>() {}
+        is_sent::<crate::oss::GetReply>();
+    }
 
     #[test]
     fn bucket_names_cannot_change_the_url() {

@@ -164,7 +164,7 @@ impl Error {
 
 /// The code that stands in for one where a gateway answered with something else (§6.1).
 const GARBAGE_CODE: &str = "BadErrorResponse";
-const REQUEST_ID: &str = "x-oss-request-id";
+pub(super) const REQUEST_ID: &str = "x-oss-request-id";
 
 fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).and_then(xml::word)

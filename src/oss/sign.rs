@@ -89,7 +89,7 @@ pub(super) enum BadSigner {
 }
 
 impl Signer {
-    /// `region` is needed by V4 only, in its general form.
+    /// `region` is needed by V4 only, in its general form, and not for anonymous requests.
     pub(super) fn new(
         credentials: Credentials,
         version: SignatureVersion,
@@ -102,7 +102,9 @@ impl Signer {
         }
         let scheme = match version {
             SignatureVersion::V1 => Scheme::V1,
-            SignatureVersion::V4 if region.is_empty() => return Err(BadSigner::NoRegion),
+            SignatureVersion::V4 if region.is_empty() && !credentials.access_key_id.is_empty() => {
+                return Err(BadSigner::NoRegion);
+            }
             SignatureVersion::V4 => Scheme::V4 { region: region.into(), key: Mutex::new(None) },
         };
         Ok(Self { credentials, scheme })
@@ -457,7 +459,7 @@ mod tests {
     fn without_a_key_nothing_is_signed() {
         let credentials =
             Credentials { access_key_id: String::new(), access_key_secret: String::new(), security_token: None };
-        let signer = Signer::new(credentials, SignatureVersion::V4, Some("cn-hangzhou")).unwrap();
+        let signer = Signer::new(credentials, SignatureVersion::V4, None).unwrap();
         let mut headers = HeaderMap::new();
         let request = Signable { method: "GET", bucket: Some("b"), key: None, query: &[] };
         signer.sign(&request, &mut headers, time::from_micros(0));

@@ -61,12 +61,13 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    /// `patience` is how long a try may pass without a byte moved.
+    /// `patience` is how long a try may pass without a byte moved; `ca_pem` is trusted beside the system's roots.
     pub(super) fn new(
         endpoint: &Endpoint,
         addressing: Addressing,
         bucket: &str,
         patience: Duration,
+        ca_pem: &[u8],
     ) -> Result<Self, String> {
         let authority = endpoint.authority();
         let scheme = if endpoint.https { "https" } else { "http" };
@@ -76,7 +77,7 @@ impl Transport {
             Addressing::Cname => (format!("{scheme}://{authority}/"), String::new()),
         };
         let base = Url::parse(&base).map_err(|error| format!("{base}: {error}"))?;
-        let http = connections(endpoint, patience).map_err(describe)?;
+        let http = connections(endpoint, patience, authorities(ca_pem)?).map_err(describe)?;
         Ok(Self { http, base, path_prefix, patience, counters: Arc::default() })
     }
 
@@ -200,7 +201,17 @@ impl Lost {
     }
 }
 
-fn connections(endpoint: &Endpoint, patience: Duration) -> reqwest::Result<reqwest::Client> {
+/// The certificates in a PEM text, which must hold some unless it is empty.
+fn authorities(pem: &[u8]) -> Result<Vec<reqwest::Certificate>, String> {
+    let found = reqwest::Certificate::from_pem_bundle(pem).map_err(describe)?;
+    if found.is_empty() && !pem.is_empty() { Err("no certificate in the PEM text".into()) } else { Ok(found) }
+}
+
+fn connections(
+    endpoint: &Endpoint,
+    patience: Duration,
+    authorities: Vec<reqwest::Certificate>,
+) -> reqwest::Result<reqwest::Client> {
     // Fails where a provider is installed already, which serves as well.
     drop(rustls::crypto::ring::default_provider().install_default());
     let mut builder = reqwest::Client::builder()
@@ -216,11 +227,13 @@ fn connections(endpoint: &Endpoint, patience: Duration) -> reqwest::Result<reqwe
         .pool_idle_timeout(IDLE_TIMEOUT);
     if endpoint.is_loopback() {
         builder = builder.no_proxy();
-        if !endpoint.https {
-            // Spares reading the system's roots, and works where there are none.
-            builder = builder.tls_certs_only([]);
-        }
     }
+    builder = if endpoint.is_loopback() && !endpoint.https {
+        // Spares reading the system's roots, and works where there are none.
+        builder.tls_certs_only([])
+    } else {
+        builder.tls_certs_merge(authorities)
+    };
     builder.build()
 }
 
@@ -244,4 +257,44 @@ pub(super) fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> 
 
 fn seconds(text: &str) -> Option<Duration> {
     text.parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ObjectKey;
+
+    fn transport(endpoint: &str, addressing: Addressing) -> Result<Transport, String> {
+        Transport::new(&Endpoint::parse(endpoint).unwrap(), addressing, "b-1", Duration::from_secs(1), &[])
+    }
+
+    #[test]
+    fn the_bucket_stands_where_the_addressing_says() {
+        let key = ObjectKey::parse("a b//c").unwrap();
+        let request = Request::of_object(Operation::GetSymlink, &key).unwrap().param("symlink", "");
+        let endpoint = "http://localhost:90";
+        for (addressing, object, bucket) in [
+            (Addressing::VirtualHost, "http://b-1.localhost:90/a%20b//c?symlink", "http://b-1.localhost:90/"),
+            (Addressing::Path, "http://localhost:90/b-1/a%20b//c?symlink", "http://localhost:90/b-1/"),
+            (Addressing::Cname, "http://localhost:90/a%20b//c?symlink", "http://localhost:90/"),
+        ] {
+            let transport = transport(endpoint, addressing).unwrap();
+            assert_eq!(transport.url(&request).unwrap().as_str(), object);
+            let of_bucket = Request::of_bucket(Operation::GetBucketInfo);
+            assert_eq!(transport.url(&of_bucket).unwrap().as_str(), bucket);
+        }
+    }
+
+    #[test]
+    fn a_bucket_cannot_stand_before_an_address() {
+        assert!(transport("http://127.0.0.1:90", Addressing::VirtualHost).is_err());
+        assert!(transport("http://[::1]:90", Addressing::Path).is_ok());
+    }
+
+    #[test]
+    fn what_holds_no_certificate_is_no_authority() {
+        assert!(authorities(b"").unwrap().is_empty());
+        assert!(authorities(b"hello").is_err());
+        assert!(authorities(b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").is_err());
+    }
 }

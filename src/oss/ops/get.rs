@@ -7,7 +7,7 @@ use super::meta::{content_length, object_meta};
 use crate::base::{ByteRange, ObjectKey};
 use crate::oss::client::Client;
 use crate::oss::download::{Download, Origin};
-use crate::oss::error::Error;
+use crate::oss::error::{Error, REQUEST_ID};
 use crate::oss::request::Request;
 use crate::oss::transport::{Expect, Reply, header};
 use crate::oss::types::{GetOptions, GetReply, ObjectMeta, Operation};
@@ -61,7 +61,7 @@ impl Client {
         let origin = Origin {
             operation: Operation::GetObject,
             subject: key.as_str().into(),
-            request_id: header(&reply.headers, "x-oss-request-id").map(Into::into),
+            request_id: header(&reply.headers, REQUEST_ID).map(Into::into),
             status: reply.status.as_u16(),
         };
         let transport = self.transport();

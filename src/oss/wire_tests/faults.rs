@@ -171,9 +171,11 @@ async fn replies_that_make_no_sense_are_told_as_such() {
     let html = "<html><body>Please sign in</body></html>";
     for (status, body) in [(200, html.to_owned()), (200, String::new()), (404, html.to_owned())] {
         let server = Server::with_acts(vec![reply(status, "Content-Type: text/html", &body)]).await;
-        let error = server.client().list_objects(&ListRequest::default()).await.unwrap_err();
+        let client = server.client();
+        let error = client.list_objects(&ListRequest::default()).await.unwrap_err();
         assert_eq!((error.kind, error.status), (ErrorKind::Protocol, status), "{body}");
         assert_eq!(server.seen().len(), 1);
+        assert_eq!(client.stats().requests[&Operation::ListObjectsV2].error, 1);
     }
     let server = Server::with_acts(vec![reply(200, "", "")]).await;
     assert_eq!(server.client().head_object(&key("k")).await.unwrap_err().kind, ErrorKind::Protocol);

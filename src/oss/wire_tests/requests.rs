@@ -231,6 +231,7 @@ async fn an_upload_in_parts_goes_from_begin_to_end() {
         ]
     );
     assert_eq!(seen[0].header("content-type"), Some("application/octet-stream"));
+    assert_eq!(seen[1].header("content-type"), None);
     assert_eq!(seen[2].header("x-oss-copy-source-range"), Some("bytes=0-1073741823"));
     assert_eq!(seen[2].header("x-oss-copy-source-if-match"), Some("\"O\""));
     assert_eq!(seen[3].header("x-oss-forbid-overwrite"), Some("true"));
