@@ -114,9 +114,9 @@ pub(crate) fn check_bucket(bucket: &str) -> Result<(), Failure> {
 pub(crate) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    /// Reads the raw query. `+` stands for itself, as every SDK writes spaces `%20`.
+    /// Reads the raw query. `+` is a space there, though signed as `%20`: `oss2` sends it so and signs it so.
     pub(crate) fn parse(query: &str) -> Result<Self, Failure> {
-        let decode = |text: &str| match percent_decode_str(text).decode_utf8() {
+        let decode = |text: &str| match percent_decode_str(&text.replace('+', " ")).decode_utf8() {
             Ok(text) => Ok(text.into_owned()),
             Err(_) => Err(Failure::invalid_argument("The query is not UTF-8.")),
         };
@@ -279,10 +279,10 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_decoded_and_plus_is_a_plus() {
-        let parameters = Parameters::parse("acl&prefix=a%2Fb+c&empty=&x=1=2").unwrap();
+    fn parameters_are_decoded_and_plus_is_a_space() {
+        let parameters = Parameters::parse("acl&prefix=a%2Fb+c%2B&empty=&x=1=2").unwrap();
         let all: Vec<_> = parameters.iter().collect();
-        assert_eq!(all, [("acl", ""), ("prefix", "a/b+c"), ("empty", ""), ("x", "1=2")]);
+        assert_eq!(all, [("acl", ""), ("prefix", "a/b c+"), ("empty", ""), ("x", "1=2")]);
         assert_eq!(parameters.number("x", 0..=9, 3).unwrap_err().code, "InvalidArgument");
         assert_eq!(parameters.number("empty", 0..=9, 3).unwrap(), 3);
     }

@@ -125,7 +125,7 @@ fn unlike(parts: &[&str]) -> String {
 fn receipt(head: &ObjectHead) -> Reply {
     let mut document = Document::new("CopyObjectResult");
     document.element("ETag", format!("\"{}\"", head.etag)).element("LastModified", time::xml_utc(head.modified_at()));
-    let reply = Reply::xml(document.finish());
+    let reply = Reply::xml(document.finish()).header("etag", &format!("\"{}\"", head.etag));
     match head.crc64 {
         Some(crc) => reply.header("x-oss-hash-crc64ecma", &crc.to_string()),
         None => reply,
@@ -157,11 +157,13 @@ pub(super) async fn upload_part_copy(call: &Call) -> Result<Reply, Failure> {
         modified: seconds(call.shared.now()),
     };
     let mut document = Document::new("CopyPartResult");
-    document.element("LastModified", time::xml_utc(call.shared.now())).element("ETag", format!("\"{}\"", head.etag));
+    let etag = format!("\"{}\"", head.etag);
+    document.element("LastModified", time::xml_utc(call.shared.now())).element("ETag", &etag);
     let part = Part { head, segments };
     call.shared
         .store
         .put_part(call.bucket(), call.key(), call.upload_id(), part)
         .map_err(|error| call.failure(error))?;
-    Ok(Reply::xml(document.finish()))
+    // No CRC64 (OSS reference §7.11), but the ETag also as a header: `oss2` reads it there.
+    Ok(Reply::xml(document.finish()).header("etag", &etag))
 }
