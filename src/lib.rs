@@ -11,5 +11,8 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod devserver;
+pub mod logging;
 pub mod oss;
 pub mod read;
+pub mod replay;
+pub mod worker;

@@ -243,7 +243,7 @@ fn split_unescaped(text: &str) -> Vec<String> {
     let mut chars = text.chars().peekable();
     while let Some(char) = chars.next() {
         match (char, chars.peek()) {
-            ('\\', Some(&(next @ (',' | '\\')))) => {
+            ('\\', Some(&next)) if next == ',' || next == '\\' => {
                 chars.next();
                 items.last_mut().expect("never empty").push(next);
             }
