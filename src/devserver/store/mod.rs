@@ -1,0 +1,512 @@
+//! Buckets, objects and uploads: an index in memory, a log and segment files on disk.
+//!
+//! Knows nothing of HTTP and of limits; checks only what must hold at the moment of the change. Every change is a
+//! [`Record`]: written to the log first, then applied by the same code that applies it when the log is replayed,
+//! so that a restart finds exactly what was there.
+
+mod listing;
+mod log;
+mod object;
+mod segment;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::RwLock;
+
+use self::listing::Key;
+use self::log::{LogFile, Record};
+use self::segment::SegmentDir;
+pub(crate) use listing::{Page, Query as ListQuery};
+pub(crate) use object::{
+    Attributes, Kind, Object, ObjectHead, Part, PartHead, Upload, UploadHead, at_seconds, base64_of, hex_upper, seconds,
+};
+pub(crate) use segment::{Segment, SegmentReader, SegmentWriter, Written, slice, sum};
+
+/// Why a change or a look-up found nothing to act on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("no such bucket")]
+    NoSuchBucket,
+    #[error("the bucket is not empty")]
+    BucketNotEmpty,
+    #[error("no such upload")]
+    NoSuchUpload,
+    #[error("the object exists")]
+    ObjectExists,
+    #[error("the object changed meanwhile")]
+    ObjectChanged,
+    #[error("the disk fails: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// What must hold of the present object for a new one to take its place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Expect<'a> {
+    Anything,
+    /// `x-oss-forbid-overwrite`.
+    Nothing,
+    /// This one, or none: what was read before must still be there.
+    Same(Option<&'a Arc<Object>>),
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    created: u64,
+    objects: BTreeMap<Key, Arc<Object>>,
+    /// By key and upload id, the order in which they are listed.
+    uploads: BTreeMap<(String, String), Upload>,
+    bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    buckets: BTreeMap<String, Bucket>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    log: LogFile,
+}
+
+/// Sizes for GetBucketStat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BucketFigures {
+    pub(crate) created: u64,
+    pub(crate) bytes: u64,
+    pub(crate) objects: usize,
+    pub(crate) uploads: usize,
+}
+
+/// All that the server keeps.
+#[derive(Debug)]
+pub(crate) struct Store {
+    segments: Arc<SegmentDir>,
+    /// The index and the log change together.
+    inner: RwLock<Inner>,
+    /// Held for the lifetime of the store, so that no second server writes here.
+    _lock: File,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.segments.retire();
+    }
+}
+
+impl Store {
+    /// Opens or makes the store in `dir`. One process at a time: a second one fails with `WouldBlock`.
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let lock = File::create(dir.join("lock"))?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => {
+                let message = format!("{} is in use by another server", dir.display());
+                io::Error::new(io::ErrorKind::WouldBlock, message)
+            }
+            fs::TryLockError::Error(error) => error,
+        })?;
+        let segments = SegmentDir::open(dir.join("segments"))?;
+        let mut state = State::default();
+        let mut log = LogFile::open(&dir.join("log.jsonl"), |record| state.apply(&segments, record))?;
+        segments.go_live()?;
+        if log.len() > 2 * state.records().count() as u64 {
+            log.rewrite(state.records())?;
+        }
+        Ok(Self { segments, inner: RwLock::new(Inner { state, log }), _lock: lock })
+    }
+
+    /// Starts a body.
+    pub(crate) fn writer(&self) -> SegmentWriter {
+        self.segments.writer()
+    }
+
+    fn change(&self, inner: &mut Inner, record: Record) -> Result<(), StoreError> {
+        inner.log.append(&record)?;
+        inner.state.apply(&self.segments, record);
+        Ok(())
+    }
+
+    /// Makes a bucket; one that is there stays as it is.
+    pub(crate) fn create_bucket(&self, bucket: &str, now: SystemTime) -> Result<(), StoreError> {
+        let inner = &mut *self.inner.write();
+        if inner.state.buckets.contains_key(bucket) {
+            return Ok(());
+        }
+        self.change(inner, Record::CreateBucket { bucket: bucket.into(), created: seconds(now) })
+    }
+
+    /// Removes an empty bucket.
+    pub(crate) fn delete_bucket(&self, bucket: &str) -> Result<(), StoreError> {
+        let inner = &mut *self.inner.write();
+        let found = inner.state.bucket(bucket)?;
+        if !found.objects.is_empty() || !found.uploads.is_empty() {
+            return Err(StoreError::BucketNotEmpty);
+        }
+        self.change(inner, Record::DeleteBucket { bucket: bucket.into() })
+    }
+
+    pub(crate) fn has_bucket(&self, bucket: &str) -> bool {
+        self.inner.read().state.buckets.contains_key(bucket)
+    }
+
+    /// Names and times of creation, in order of the names.
+    pub(crate) fn buckets(&self) -> Vec<(String, u64)> {
+        self.inner.read().state.buckets.iter().map(|(name, bucket)| (name.clone(), bucket.created)).collect()
+    }
+
+    pub(crate) fn figures(&self, bucket: &str) -> Result<BucketFigures, StoreError> {
+        let inner = self.inner.read();
+        let bucket = inner.state.bucket(bucket)?;
+        Ok(BucketFigures {
+            created: bucket.created,
+            bytes: bucket.bytes,
+            objects: bucket.objects.len(),
+            uploads: bucket.uploads.len(),
+        })
+    }
+
+    pub(crate) fn object(&self, bucket: &str, key: &str) -> Result<Option<Arc<Object>>, StoreError> {
+        Ok(self.inner.read().state.bucket(bucket)?.objects.get(key.as_bytes()).cloned())
+    }
+
+    pub(crate) fn list(&self, bucket: &str, query: &ListQuery) -> Result<Page<Arc<Object>>, StoreError> {
+        Ok(listing::list(&self.inner.read().state.bucket(bucket)?.objects, query))
+    }
+
+    /// Puts `object` at `key`, if what stands there is what `expect` says.
+    pub(crate) fn put(&self, bucket: &str, key: &str, object: &Object, expect: Expect<'_>) -> Result<(), StoreError> {
+        let inner = &mut *self.inner.write();
+        expect.check(inner.state.bucket(bucket)?.objects.get(key.as_bytes()))?;
+        self.change(
+            inner,
+            Record::Put {
+                bucket: bucket.into(),
+                key: key.into(),
+                head: object.head.clone(),
+                segments: object.segments.iter().map(Segment::to_ref).collect(),
+            },
+        )
+    }
+
+    /// Removes those of `keys` that are there.
+    pub(crate) fn delete(&self, bucket: &str, keys: &[String]) -> Result<(), StoreError> {
+        let inner = &mut *self.inner.write();
+        let objects = &inner.state.bucket(bucket)?.objects;
+        let present: Vec<String> = keys.iter().filter(|key| objects.contains_key(key.as_bytes())).cloned().collect();
+        if present.is_empty() {
+            return Ok(());
+        }
+        self.change(inner, Record::Delete { bucket: bucket.into(), keys: present })
+    }
+
+    pub(crate) fn initiate(&self, bucket: &str, key: &str, id: &str, head: UploadHead) -> Result<(), StoreError> {
+        let inner = &mut *self.inner.write();
+        inner.state.bucket(bucket)?;
+        self.change(inner, Record::Initiate { bucket: bucket.into(), key: key.into(), id: id.into(), head })
+    }
+
+    /// A snapshot of an open upload.
+    pub(crate) fn upload(&self, bucket: &str, key: &str, id: &str) -> Result<Upload, StoreError> {
+        self.inner.read().state.upload(bucket, key, id).cloned()
+    }
+
+    /// Whether an upload is open, without the cost of a snapshot.
+    pub(crate) fn check_upload(&self, bucket: &str, key: &str, id: &str) -> Result<(), StoreError> {
+        self.inner.read().state.upload(bucket, key, id).map(drop)
+    }
+
+    /// All open uploads by key and id.
+    pub(crate) fn uploads(&self, bucket: &str) -> Result<BTreeMap<(String, String), Upload>, StoreError> {
+        Ok(self.inner.read().state.bucket(bucket)?.uploads.clone())
+    }
+
+    pub(crate) fn put_part(&self, bucket: &str, key: &str, id: &str, part: Part) -> Result<(), StoreError> {
+        let inner = &mut *self.inner.write();
+        inner.state.upload(bucket, key, id)?;
+        self.change(
+            inner,
+            Record::Part {
+                bucket: bucket.into(),
+                key: key.into(),
+                id: id.into(),
+                segments: part.segments.iter().map(Segment::to_ref).collect(),
+                head: part.head,
+            },
+        )
+    }
+
+    pub(crate) fn abort(&self, bucket: &str, key: &str, id: &str) -> Result<(), StoreError> {
+        let inner = &mut *self.inner.write();
+        inner.state.upload(bucket, key, id)?;
+        self.change(inner, Record::Abort { bucket: bucket.into(), key: key.into(), id: id.into() })
+    }
+
+    /// Ends an upload and puts `object`, made of its parts, at its key: both or neither.
+    pub(crate) fn complete(
+        &self,
+        bucket: &str,
+        key: &str,
+        id: &str,
+        object: &Object,
+        expect: Expect<'_>,
+    ) -> Result<(), StoreError> {
+        let inner = &mut *self.inner.write();
+        inner.state.upload(bucket, key, id)?;
+        expect.check(inner.state.bucket(bucket)?.objects.get(key.as_bytes()))?;
+        self.change(
+            inner,
+            Record::Complete {
+                bucket: bucket.into(),
+                key: key.into(),
+                id: id.into(),
+                head: object.head.clone(),
+                segments: object.segments.iter().map(Segment::to_ref).collect(),
+            },
+        )
+    }
+}
+
+impl Expect<'_> {
+    fn check(self, present: Option<&Arc<Object>>) -> Result<(), StoreError> {
+        match self {
+            Self::Nothing if present.is_some() => Err(StoreError::ObjectExists),
+            Self::Same(expected) if expected.map(Arc::as_ptr) != present.map(Arc::as_ptr) => {
+                Err(StoreError::ObjectChanged)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl State {
+    fn bucket(&self, bucket: &str) -> Result<&Bucket, StoreError> {
+        self.buckets.get(bucket).ok_or(StoreError::NoSuchBucket)
+    }
+
+    fn upload(&self, bucket: &str, key: &str, id: &str) -> Result<&Upload, StoreError> {
+        self.bucket(bucket)?.uploads.get(&(key.to_owned(), id.to_owned())).ok_or(StoreError::NoSuchUpload)
+    }
+
+    /// Applies a record, live or replayed. What it names must be there: the checks came before it was written.
+    fn apply(&mut self, segments: &Arc<SegmentDir>, record: Record) {
+        let pieces = |refs: Vec<_>| refs.into_iter().map(|piece| Segment::from_ref(segments, piece)).collect();
+        match record {
+            Record::CreateBucket { bucket, created } => {
+                self.buckets.insert(bucket, Bucket { created, ..Bucket::default() });
+            }
+            Record::DeleteBucket { bucket } => {
+                self.buckets.remove(&bucket);
+            }
+            Record::Put { bucket, key, head, segments } => {
+                self.with(&bucket, |bucket| bucket.insert(key, Object { head, segments: pieces(segments) }));
+            }
+            Record::Delete { bucket, keys } => self.with(&bucket, |bucket| bucket.remove(&keys)),
+            Record::Initiate { bucket, key, id, head } => self.with(&bucket, |bucket| {
+                bucket.uploads.insert((key, id), Upload { head, parts: BTreeMap::new() });
+            }),
+            Record::Part { bucket, key, id, head, segments } => self.with(&bucket, |bucket| {
+                let part = Part { head, segments: pieces(segments) };
+                if let Some(upload) = bucket.uploads.get_mut(&(key, id)) {
+                    upload.parts.insert(part.head.number, Arc::new(part));
+                }
+            }),
+            Record::Abort { bucket, key, id } => self.with(&bucket, |bucket| {
+                bucket.uploads.remove(&(key, id));
+            }),
+            Record::Complete { bucket, key, id, head, segments } => self.with(&bucket, |bucket| {
+                bucket.insert(key.clone(), Object { head, segments: pieces(segments) });
+                bucket.uploads.remove(&(key, id));
+            }),
+        }
+    }
+
+    fn with(&mut self, bucket: &str, change: impl FnOnce(&mut Bucket)) {
+        if let Some(bucket) = self.buckets.get_mut(bucket) {
+            change(bucket);
+        }
+    }
+
+    /// The fewest records that make this state.
+    fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        self.buckets.iter().flat_map(|(name, bucket)| {
+            let create = Record::CreateBucket { bucket: name.clone(), created: bucket.created };
+            let objects = bucket.objects.iter().map(|(key, object)| Record::Put {
+                bucket: name.clone(),
+                key: key.as_str().into(),
+                head: object.head.clone(),
+                segments: object.segments.iter().map(Segment::to_ref).collect(),
+            });
+            let uploads = bucket.uploads.iter().flat_map(|(place, upload)| upload_records(name, place, upload));
+            std::iter::once(create).chain(objects).chain(uploads)
+        })
+    }
+}
+
+fn upload_records<'a>(
+    bucket: &'a str,
+    (key, id): &'a (String, String),
+    upload: &'a Upload,
+) -> impl Iterator<Item = Record> + 'a {
+    let (bucket, key, id) = (bucket.to_owned(), key.clone(), id.clone());
+    let initiate =
+        Record::Initiate { bucket: bucket.clone(), key: key.clone(), id: id.clone(), head: upload.head.clone() };
+    let parts = upload.parts.values().map(move |part| Record::Part {
+        bucket: bucket.clone(),
+        key: key.clone(),
+        id: id.clone(),
+        head: part.head.clone(),
+        segments: part.segments.iter().map(Segment::to_ref).collect(),
+    });
+    std::iter::once(initiate).chain(parts)
+}
+
+impl Bucket {
+    fn insert(&mut self, key: String, object: Object) {
+        self.bytes += object.head.size;
+        if let Some(old) = self.objects.insert(Key(key.into()), Arc::new(object)) {
+            self.bytes -= old.head.size;
+        }
+    }
+
+    fn remove(&mut self, keys: &[String]) {
+        for key in keys {
+            if let Some(old) = self.objects.remove(key.as_bytes()) {
+                self.bytes -= old.head.size;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ByteRange;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn body(store: &Store, bytes: &[u8]) -> Written {
+        let mut writer = store.writer();
+        writer.write(bytes).unwrap();
+        writer.finish()
+    }
+
+    fn put(store: &Store, key: &str, bytes: &[u8]) {
+        let object = Object::normal(body(store, bytes), Attributes::default(), NOW);
+        store.put("b", key, &object, Expect::Anything).unwrap();
+    }
+
+    fn put_part(store: &Store, number: u32, bytes: &[u8]) {
+        let Written { segments, size, crc, .. } = body(store, bytes);
+        let head = PartHead { number, size, etag: number.to_string(), crc64: crc, modified: 0 };
+        store.put_part("b", "k", "id", Part { head, segments }).unwrap();
+    }
+
+    fn read(object: &Object) -> Vec<u8> {
+        SegmentReader::new(&object.segments, ByteRange::new(0, object.head.size)).read_all().unwrap()
+    }
+
+    fn open(dir: &tempfile::TempDir) -> Store {
+        let store = Store::open(dir.path()).unwrap();
+        store.create_bucket("b", NOW).unwrap();
+        store
+    }
+
+    #[test]
+    fn a_restart_finds_objects_and_open_uploads() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        put(&store, "gone", b"1");
+        put(&store, "strange\n/../\u{1f600}", b"22");
+        put(&store, "over", b"333");
+        put(&store, "over", b"4444");
+        store.delete("b", &["gone".into(), "never".into()]).unwrap();
+        store.initiate("b", "k", "id", UploadHead { initiated: 7, attributes: Attributes::default() }).unwrap();
+        put_part(&store, 2, b"second");
+        put_part(&store, 1, b"first");
+        put_part(&store, 1, b"once more");
+        let before = store.figures("b").unwrap();
+        drop(store);
+
+        let store = open(&dir);
+        assert_eq!(store.figures("b").unwrap(), before);
+        assert_eq!(before.bytes, 6);
+        assert!(store.object("b", "gone").unwrap().is_none());
+        assert_eq!(read(&store.object("b", "over").unwrap().unwrap()), b"4444");
+        assert_eq!(read(&store.object("b", "strange\n/../\u{1f600}").unwrap().unwrap()), b"22");
+        let upload = store.upload("b", "k", "id").unwrap();
+        assert_eq!(upload.head.initiated, 7);
+        assert_eq!(upload.parts.keys().copied().collect::<Vec<_>>(), [1, 2]);
+
+        let segments: Vec<Segment> = upload.parts.values().flat_map(|part| part.segments.clone()).collect();
+        let whole = Written { size: 15, crc: sum(&segments), segments, md5: [0; 16] };
+        let object = Object::normal(whole, Attributes::default(), NOW);
+        drop(upload);
+        store.complete("b", "k", "id", &object, Expect::Nothing).unwrap();
+        drop(object);
+        assert!(matches!(store.upload("b", "k", "id"), Err(StoreError::NoSuchUpload)));
+        drop(store);
+
+        assert_eq!(read(&open(&dir).object("b", "k").unwrap().unwrap()), b"once moresecond");
+    }
+
+    #[test]
+    fn a_copy_that_outlives_its_source_survives_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        put(&store, "source", b"shared");
+        let source = store.object("b", "source").unwrap().unwrap();
+        // The log says delete first, copy second: the replay must not lose the bytes in between.
+        store.delete("b", &["source".into()]).unwrap();
+        store.put("b", "copy", &source, Expect::Anything).unwrap();
+        drop(source);
+        drop(store);
+        for _ in 0..3 {
+            assert_eq!(read(&open(&dir).object("b", "copy").unwrap().unwrap()), b"shared");
+        }
+    }
+
+    #[test]
+    fn a_log_that_grew_is_rewritten_at_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        for _ in 0..50 {
+            put(&store, "same", b"x");
+        }
+        drop(store);
+        let store = open(&dir);
+        assert_eq!(store.inner.read().log.len(), 2);
+        put(&store, "other", b"y");
+        drop(store);
+        let store = open(&dir);
+        assert_eq!(read(&store.object("b", "same").unwrap().unwrap()), b"x");
+        assert_eq!(read(&store.object("b", "other").unwrap().unwrap()), b"y");
+    }
+
+    #[test]
+    fn a_change_is_refused_where_its_expectation_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        put(&store, "k", b"1");
+        let first = store.object("b", "k").unwrap().unwrap();
+        assert!(matches!(store.put("b", "k", &first, Expect::Nothing), Err(StoreError::ObjectExists)));
+        put(&store, "k", b"2");
+        assert!(matches!(store.put("b", "k", &first, Expect::Same(Some(&first))), Err(StoreError::ObjectChanged)));
+        assert!(matches!(store.put("c", "k", &first, Expect::Anything), Err(StoreError::NoSuchBucket)));
+        assert!(matches!(store.delete_bucket("b"), Err(StoreError::BucketNotEmpty)));
+    }
+
+    #[test]
+    fn a_second_server_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        assert_eq!(Store::open(dir.path()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(store);
+        Store::open(dir.path()).unwrap();
+    }
+}
