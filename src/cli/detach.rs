@@ -38,10 +38,10 @@ enum Heard {
 /// Why it does not.
 pub(super) fn start(config: &MountConfig) -> Result<(), Error> {
     let place = config.mountpoint.display();
-    let (child, pipe) = spawn(config)
-        .map_err(|error| Error::new(place, format!("the mount cannot be started: {error}"), ""))?;
+    let (child, pipe) =
+        spawn(config).map_err(|error| Error::new(&place, format!("the mount cannot be started: {error}"), ""))?;
     let heard = wait(pipe, config.mount_timeout + MARGIN)
-        .map_err(|error| Error::new(place, format!("the mount cannot be waited for: {error}"), ""));
+        .map_err(|error| Error::new(&place, format!("the mount cannot be waited for: {error}"), ""));
     let log = config.log.file.as_deref().map_or(String::new(), |log| format!("see {}", log.display()));
     let (why, mend) = match heard {
         Ok(Heard::Started(Started::Up)) => return Ok(()),
@@ -64,7 +64,7 @@ pub(super) fn start(config: &MountConfig) -> Result<(), Error> {
             return Err(error);
         }
     };
-    Err(Error::new(place, why, mend))
+    Err(Error::new(&place, why, mend))
 }
 
 fn spawn(config: &MountConfig) -> io::Result<(Child, PipeReader)> {

@@ -8,9 +8,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use crate::config::options::{Group, Kind, OPTIONS, OptionSpec};
 use crate::config::{RawOptions, Source};
 
-/// Options that every command takes.
-#[derive(Debug, Clone, Default)]
-pub(super) struct CommonFlags(pub(super) RawOptions);
+/// Options that every command takes, for one that needs none of their values: a mount is found by its path.
+#[derive(Debug, Clone)]
+pub(super) struct CommonFlags;
 
 /// The common ones, and those that say where the bucket is and how to speak to it.
 #[derive(Debug, Clone, Default)]
@@ -23,21 +23,31 @@ pub(super) struct MountFlags(pub(super) RawOptions);
 /// Which options a set of flags has.
 trait Selection {
     fn has(group: Group) -> bool;
+    fn holding(raw: RawOptions) -> Self;
 }
 
 impl Selection for CommonFlags {
     fn has(group: Group) -> bool {
         group == Group::Everywhere
     }
+    fn holding(_: RawOptions) -> Self {
+        Self
+    }
 }
 impl Selection for ConnectionFlags {
     fn has(group: Group) -> bool {
         matches!(group, Group::Everywhere | Group::Service | Group::Credentials)
     }
+    fn holding(raw: RawOptions) -> Self {
+        Self(raw)
+    }
 }
 impl Selection for MountFlags {
     fn has(group: Group) -> bool {
         group != Group::FileOnly
+    }
+    fn holding(raw: RawOptions) -> Self {
+        Self(raw)
     }
 }
 
@@ -84,7 +94,7 @@ macro_rules! clap_traits {
         }
         impl FromArgMatches for $type {
             fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-                Ok(Self(collect::<Self>(matches)))
+                Ok(Self::holding(collect::<Self>(matches)))
             }
             fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
                 *self = Self::from_arg_matches(matches)?;

@@ -29,7 +29,7 @@ use crate::config::Problem;
 ///
 /// What `cp` copied into it with exit status 0 is in OSS and verified; a crash loses nothing that was acknowledged.
 #[derive(Debug, Parser)]
-#[command(name = "ossfuse", version, disable_help_subcommand = true, max_term_width = 100, after_help = EXAMPLE)]
+#[command(name = "ossfuse", version, max_term_width = 100, after_help = EXAMPLE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -134,7 +134,8 @@ mod tests {
         Cli::command().debug_assert();
         for command in Cli::command().get_subcommands_mut() {
             let help = command.render_long_help().to_string();
-            let leaves: Vec<_> = command.get_subcommands_mut().map(|leaf| leaf.render_long_help().to_string()).collect();
+            let leaves: Vec<_> =
+                command.get_subcommands_mut().map(|leaf| leaf.render_long_help().to_string()).collect();
             assert!(help.contains("Example") || leaves.iter().all(|help| help.contains("Example")), "{help}");
             for help in leaves {
                 assert!(help.contains("Example"), "{help}");

@@ -115,7 +115,7 @@ fn statfs(path: &Path) -> io::Result<libc::statfs> {
 pub(super) fn is_in_memory(path: &Path) -> io::Result<bool> {
     /// RAMFS_MAGIC and TMPFS_MAGIC of linux/magic.h.
     const IN_MEMORY: [i64; 2] = [0x8584_58f6, 0x0102_1994];
-    #[expect(clippy::unnecessary_cast, clippy::cast_lossless, reason = "the field's type differs by architecture")]
+    // The field's type differs by architecture.
     let kind = statfs(path)?.f_type as i64;
     Ok(IN_MEMORY.contains(&kind))
 }
@@ -148,7 +148,8 @@ mod tests {
 
     #[test]
     fn lines_are_read_with_and_without_tags_and_escapes() {
-        let line = br"36 35 98:0 / /mnt/a\040b\134c rw,noatime master:1 shared:2 - fuse.ossfuse photos:a\040b rw,user_id=0";
+        let line =
+            br"36 35 98:0 / /mnt/a\040b\134c rw,noatime master:1 shared:2 - fuse.ossfuse photos:a\040b rw,user_id=0";
         let mounted = parse_line(line).unwrap();
         assert_eq!(mounted.path, Path::new(r"/mnt/a b\c"));
         assert_eq!((mounted.source.as_str(), mounted.is_ours()), ("photos:a b", true));

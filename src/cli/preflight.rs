@@ -18,7 +18,11 @@ pub(super) fn check(config: &MountConfig, state_dir_is_chosen: bool) -> Result<(
     check_fuse_device()?;
     check_state_place(config)?;
     create_private_dir(&config.state_folder).map_err(|error| {
-        Error::new(config.state_folder.display(), format!("the state folder cannot be made: {error}"), "see --state-dir")
+        Error::new(
+            config.state_folder.display(),
+            format!("the state folder cannot be made: {error}"),
+            "see --state-dir",
+        )
     })?;
     if !state_dir_is_chosen && mountinfo::is_in_memory(&config.state_folder).unwrap_or(false) {
         let why = "it lies in memory, where unsent files would not outlive a reboot";
@@ -33,10 +37,10 @@ fn check_not_mounted(mountpoint: &Path) -> Result<(), Error> {
     let place = mountpoint.display();
     if mountinfo::pulse(mountpoint) != Pulse::Dead {
         let why = format!("{} is mounted there already", found.source);
-        return Err(Error::new(place, why, format!("run `ossfuse umount {place}` first")));
+        return Err(Error::new(&place, why, format!("run `ossfuse umount {place}` first")));
     }
     mountinfo::detach(mountpoint)
-        .map_err(|error| Error::new(place, format!("a dead mount is in the way: {error}"), "unmount it as root"))?;
+        .map_err(|error| Error::new(&place, format!("a dead mount is in the way: {error}"), "unmount it as root"))?;
     complain(&format!("{place}: nobody served the mount there any more; it was taken away"));
     Ok(())
 }
@@ -45,25 +49,23 @@ fn check_folder(mountpoint: &Path, nonempty: bool) -> Result<(), Error> {
     let place = mountpoint.display();
     match fs::metadata(mountpoint) {
         Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => return Err(Error::new(place, "the mount point is no folder", "name an empty folder")),
+        Ok(_) => return Err(Error::new(&place, "the mount point is no folder", "name an empty folder")),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(Error::new(place, "the mount point does not exist", format!("run `mkdir -p {place}` first")));
+            return Err(Error::new(&place, "the mount point does not exist", format!("run `mkdir -p {place}` first")));
         }
-        Err(error) => return Err(Error::new(place, error, "name a folder that you can enter")),
+        Err(error) => return Err(Error::new(&place, error, "name a folder that you can enter")),
     }
-    let mut entries = fs::read_dir(mountpoint).map_err(|error| Error::new(place, error, "name a folder of your own"))?;
+    let mut entries =
+        fs::read_dir(mountpoint).map_err(|error| Error::new(&place, error, "name a folder of your own"))?;
     if !nonempty && entries.next().is_some() {
         let mend = "name an empty folder, or hide them with --nonempty";
-        return Err(Error::new(place, "the folder has files in it", mend));
+        return Err(Error::new(&place, "the folder has files in it", mend));
     }
     Ok(())
 }
 
 fn check_fuse_device() -> Result<(), Error> {
-    let error = match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
-        Ok(_) => return Ok(()),
-        Err(error) => error,
-    };
+    let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") else { return Ok(()) };
     let mend = match error.kind() {
         ErrorKind::NotFound => "run `modprobe fuse` as root; in a container, pass it in with --device /dev/fuse",
         _ => "let this user read and write it; in a container, pass it in with --device /dev/fuse",
@@ -94,7 +96,10 @@ mod tests {
         let path = dir.path();
         assert!(check_folder(path, false).is_ok());
         fs::write(path.join("f"), "").unwrap();
-        assert!(line(check_folder(path, false)).ends_with("has files in it; name an empty folder, or hide them with --nonempty"));
+        assert!(
+            line(check_folder(path, false))
+                .ends_with("has files in it; name an empty folder, or hide them with --nonempty")
+        );
         assert!(check_folder(path, true).is_ok());
         assert!(line(check_folder(&path.join("f"), true)).contains("is no folder"));
         assert!(line(check_folder(&path.join("none"), true)).contains("does not exist; run `mkdir -p "));

@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// See to files that a crash or a kill left unsent.
 #[derive(Debug, clap::Args)]
+#[command(disable_help_subcommand = true, after_help = EXAMPLE, after_long_help = EXAMPLE)]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,

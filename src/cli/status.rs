@@ -62,13 +62,13 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 
 fn of_one(path: &Path, environment: &Environment, runtime_dir: &Path) -> Result<MountStatus, Error> {
     let place = path.display();
-    let mountpoint = absolute_mountpoint(path, &environment.cwd).map_err(|error| Error::new(place, error, ""))?;
+    let mountpoint = absolute_mountpoint(path, &environment.cwd).map_err(|error| Error::new(&place, error, ""))?;
     match ask(&socket_path(runtime_dir, &mountpoint)) {
         Ok(status) => Ok(status),
         Err(client::Error::NotRunning) => {
-            Err(Error::new(place, "no mount of this user is running there", "see `ossfuse status`"))
+            Err(Error::new(&place, "no mount of this user is running there", "see `ossfuse status`"))
         }
-        Err(error) => Err(Error::new(place, error, "see its log")),
+        Err(error) => Err(Error::new(&place, error, "see its log")),
     }
 }
 
@@ -162,7 +162,8 @@ fn details(mount: &MountStatus) -> String {
 
 fn running(mount: &MountStatus) -> String {
     let since = mount.started_at.as_ref().map_or(String::new(), |at| format!("since {at}, "));
-    let worker = mount.worker_pid.map_or_else(|| "the worker is being replaced".to_owned(), |pid| format!("process {pid}"));
+    let worker =
+        mount.worker_pid.map_or_else(|| "the worker is being replaced".to_owned(), |pid| format!("process {pid}"));
     let restarts = match mount.worker_restarts {
         None | Some(0) => String::new(),
         Some(restarts) => format!(", {restarts} restarts"),
@@ -220,7 +221,8 @@ fn uploads(uploads: &[UploadStatus]) -> String {
         let parts = format!("{}/{}", upload.parts_done, upload.parts_total);
         vec![state, parts, format_size(upload.size), fit(&upload.key, 48)]
     };
-    let mut out = format!("\n{}", render(&[vec![head], uploads.iter().take(UPLOADS_SHOWN).map(row).collect()].concat()));
+    let mut out =
+        format!("\n{}", render(&[vec![head], uploads.iter().take(UPLOADS_SHOWN).map(row).collect()].concat()));
     if uploads.len() > UPLOADS_SHOWN {
         // Into a String: cannot fail.
         writeln!(out, "and {} more", uploads.len() - UPLOADS_SHOWN).expect("memory takes it");
@@ -252,7 +254,8 @@ mod tests {
 
     #[test]
     fn the_overview_reads_well_at_80_columns() {
-        let other = MountStatus { mountpoint: "/mnt/b".into(), bucket: "a-bucket-with-a-rather-long-name".into(), ..mount() };
+        let other =
+            MountStatus { mountpoint: "/mnt/b".into(), bucket: "a-bucket-with-a-rather-long-name".into(), ..mount() };
         let text = overview(&[mount(), other]);
         let wanted = "\
 STATE     PENDING          KEPT  BUCKET                    MOUNTPOINT

@@ -67,10 +67,12 @@ fn unmount(mut client: Client, mountpoint: &Path, args: &Args) -> Result<(), Err
     let patience = if args.force { FORCE_PATIENCE } else { args.timeout.saturating_add(MARGIN) };
     let mut bar = Bar::default();
     let asked = client.send(&Request::Umount { timeout_ms, force: args.force });
-    let answer = asked.and_then(|()| loop {
-        match client.receive(patience)? {
-            Response::Progress { pending } => bar.show(pending),
-            last => break Ok(last),
+    let answer = asked.and_then(|()| {
+        loop {
+            match client.receive(patience)? {
+                Response::Progress { pending } => bar.show(pending),
+                last => break Ok(last),
+            }
         }
     });
     bar.clear();
@@ -81,22 +83,25 @@ fn unmount(mut client: Client, mountpoint: &Path, args: &Args) -> Result<(), Err
         }
         Ok(Response::Busy) => Err(busy(mountpoint)),
         Ok(Response::TimedOut { pending }) => {
-            let why = format!("{} are not sent after {}; it stays mounted", count(pending), format_duration(args.timeout));
-            Err(Error::new(place, why, "give a longer --timeout, or --force to send them at the next mount"))
+            let why =
+                format!("{} are not sent after {}; it stays mounted", count(pending), format_duration(args.timeout));
+            Err(Error::new(&place, why, "give a longer --timeout, or --force to send them at the next mount"))
         }
         Ok(Response::Failed(failure)) => Err(Error::new(failure.what, failure.why, failure.mend)),
-        Ok(_) => Err(Error::new(place, "the mount's answer makes no sense", "see its log")),
+        Ok(_) => Err(Error::new(&place, "the mount's answer makes no sense", "see its log")),
         // Its last word was lost, or it died: the kernel knows which.
         Err(client::Error::Ended) => settle_ended(mountpoint, args.force),
         Err(client::Error::Silent) if args.force => detach(mountpoint, "the mount did not answer"),
-        Err(error) => Err(Error::new(place, error, "see its log, or give --force")),
+        Err(error) => Err(Error::new(&place, error, "see its log, or give --force")),
     }
 }
 
 fn settle_ended(mountpoint: &Path, force: bool) -> Result<(), Error> {
     match mounted_at(mountpoint)? {
         Some(mounted) if mounted.is_ours() => clear_leftover(mountpoint, force),
-        _ => Err(Error::new(mountpoint.display(), "the mount ended before all was sent", "mount again to send the rest")),
+        _ => {
+            Err(Error::new(mountpoint.display(), "the mount ended before all was sent", "mount again to send the rest"))
+        }
     }
 }
 
@@ -108,17 +113,17 @@ fn mounted_at(mountpoint: &Path) -> Result<Option<Mounted>, Error> {
 fn clear_leftover(mountpoint: &Path, force: bool) -> Result<(), Error> {
     let place = mountpoint.display();
     match mounted_at(mountpoint)? {
-        None => Err(Error::new(place, "nothing is mounted there", "see `ossfuse status`")),
+        None => Err(Error::new(&place, "nothing is mounted there", "see `ossfuse status`")),
         Some(mounted) if !mounted.is_ours() => {
             let why = format!("what is mounted there is no ossfuse mount but {}", mounted.fs_type);
-            Err(Error::new(place, why, format!("use `umount {place}`")))
+            Err(Error::new(&place, why, format!("use `umount {place}`")))
         }
         Some(_) => match mountinfo::pulse(mountpoint) {
             Pulse::Dead => detach(mountpoint, "nobody served the mount any more"),
             _ if force => detach(mountpoint, "the mount could not be asked"),
             _ => {
                 let why = "the mount cannot be asked: its socket is gone, or another user's";
-                Err(Error::new(place, why, "run this as the user who mounted, or give --force"))
+                Err(Error::new(&place, why, "run this as the user who mounted, or give --force"))
             }
         },
     }
@@ -127,7 +132,7 @@ fn clear_leftover(mountpoint: &Path, force: bool) -> Result<(), Error> {
 fn detach(mountpoint: &Path, why: &str) -> Result<(), Error> {
     let place = mountpoint.display();
     mountinfo::detach(mountpoint)
-        .map_err(|error| Error::new(place, format!("it cannot be taken away: {error}"), "try it as root"))?;
+        .map_err(|error| Error::new(&place, format!("it cannot be taken away: {error}"), "try it as root"))?;
     super::print(&format!("{place}: {why}; it was taken away. Unsent files are kept for the next mount.\n"))
 }
 

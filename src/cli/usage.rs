@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::{Error, print};
-use crate::config::{Problem, did_you_mean};
+use crate::config::{Problem, did_you_mean, nearest};
 
 /// Prints help where it was asked for; else names the mistake and the nearest thing that would be right.
 pub(super) fn explain(error: &clap::Error, root: &clap::Command, arguments: &[OsString]) -> Result<(), Error> {
@@ -38,9 +38,7 @@ pub(super) fn explain(error: &clap::Error, root: &clap::Command, arguments: &[Os
             let mend = did_you_mean(&given, command.get_subcommands().map(clap::Command::get_name), &help);
             Problem::new(given, "there is no such command", mend)
         }
-        ErrorKind::MissingRequiredArgument => {
-            Problem::new(subject(ContextKind::InvalidArg), "it is missing", help)
-        }
+        ErrorKind::MissingRequiredArgument => Problem::new(subject(ContextKind::InvalidArg), "it is missing", help),
         ErrorKind::InvalidValue if error.get(ContextKind::InvalidValue).is_none_or(is_empty) => {
             Problem::new(subject(ContextKind::InvalidArg), "it needs a value", help)
         }
@@ -83,8 +81,8 @@ fn addressed<'c>(root: &'c clap::Command, arguments: &[OsString]) -> (&'c clap::
 
 fn near_option(command: &clap::Command, name: &str, help: &str) -> String {
     let name = name.split('=').next().unwrap_or_default();
-    let names: Vec<String> = command.get_arguments().filter_map(|a| Some(format!("--{}", a.get_long()?))).collect();
-    did_you_mean(&format!("--{name}"), names.iter().map(String::as_str), help)
+    let near = nearest(name, command.get_arguments().filter_map(clap::Arg::get_long));
+    near.map_or_else(|| help.to_owned(), |near| format!("did you mean --{near}?"))
 }
 
 #[cfg(test)]
@@ -104,8 +102,14 @@ mod tests {
     #[test]
     fn wrong_usage_is_one_line_with_the_mend() {
         for (arguments, wanted) in [
-            ("ossfuse", "ossfuse: a command is missing; say which: mount, umount, status, recover, dev-server (see `ossfuse --help`)"),
-            ("ossfuse recover", "ossfuse recover: a command is missing; say which: list (see `ossfuse recover --help`)"),
+            (
+                "ossfuse",
+                "ossfuse: a command is missing; say which: mount, umount, status, recover, dev-server (see `ossfuse --help`)",
+            ),
+            (
+                "ossfuse recover",
+                "ossfuse recover: a command is missing; say which: list (see `ossfuse recover --help`)",
+            ),
             ("ossfuse mont", "mont: there is no such command; did you mean mount?"),
             ("ossfuse mount b /m --part-sise 1", "--part-sise: there is no such option; did you mean --part-size?"),
             ("ossfuse mount b /m --part_size=1", "--part_size: there is no such option; did you mean --part-size?"),
@@ -114,7 +118,10 @@ mod tests {
             ("ossfuse mount b", "<MOUNTPOINT>: it is missing; see `ossfuse mount --help`"),
             ("ossfuse mount b /m x", "x: this is one argument too many; see `ossfuse mount --help`"),
             ("ossfuse mount b /m --part-size", "--part-size <SIZE>: it needs a value; see `ossfuse mount --help`"),
-            ("ossfuse umount /m --timeout 5", "--timeout <TIME>: `5` is not a duration; write it like 500ms, 60s, 15m, 2h or 7d; see `ossfuse umount --help`"),
+            (
+                "ossfuse umount /m --timeout 5",
+                "--timeout <TIME>: `5` is not a duration; write it like 500ms, 60s, 15m, 2h or 7d; see `ossfuse umount --help`",
+            ),
         ] {
             assert_eq!(line(arguments), (wanted.to_owned(), 2), "{arguments}");
         }

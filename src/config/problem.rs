@@ -31,13 +31,20 @@ pub fn did_you_mean<'a>(text: &str, words: impl IntoIterator<Item = &'a str>, fa
     nearest(text, words).map_or_else(|| fallback.to_owned(), |word| format!("did you mean {word}?"))
 }
 
-/// The word with the fewest typing errors between it and `text`; `None` where even that one is another word.
+/// The word with the fewest typing errors between it and `text`, or that begins with it; `None` where even the best
+/// is another word.
 pub fn nearest<'a>(text: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    /// A beginning so short begins too much.
+    const BEGINNING_MIN: usize = 3;
     let text = text.to_lowercase();
-    let bound = (text.chars().count() / 2).max(1);
+    let length = text.chars().count();
+    let bound = length.div_ceil(3);
+    let errors = |word: &str| {
+        if length >= BEGINNING_MIN && word.starts_with(&text) { 1 } else { distance(&text, word) }
+    };
     words
         .into_iter()
-        .map(|word| (distance(&text, &word.to_lowercase()), word))
+        .map(|word| (errors(&word.to_lowercase()), word))
         .filter(|(errors, _)| *errors <= bound)
         .min_by_key(|(errors, _)| *errors)
         .map(|(_, word)| word)
@@ -70,6 +77,8 @@ mod tests {
         assert_eq!(nearest("partsize", words), Some("part-size"));
         assert_eq!(nearest("readonly", words), Some("read-only"));
         assert_eq!(nearest("gid", words), Some("uid"));
+        assert_eq!(nearest("part", words), Some("part-size"));
+        assert_eq!(nearest("pa", words), None);
         assert_eq!(nearest("frobnicate", words), None);
         assert_eq!(nearest("", words), None);
     }

@@ -452,8 +452,8 @@ mod tests {
             ("upload-workers=0", "-o upload-workers: 0 is out of bounds; give 1 to 256"),
             ("content-type=text", "-o content-type: `text` is no content type; write it like text/plain"),
             (
-                "storage-class=Cold",
-                "-o storage-class: `Cold` is unknown; give one of Standard, IA, Archive, ColdArchive, DeepColdArchive",
+                "storage-class=Glacier",
+                "-o storage-class: `Glacier` is unknown; give one of Standard, IA, Archive, ColdArchive, DeepColdArchive",
             ),
             ("recover=save", "-o recover: `save` is unknown; did you mean safe?"),
         ] {
