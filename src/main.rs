@@ -1,1 +1,10 @@
-fn main() {}
+//! The `ossfuse` command: sets up TLS, hands the arguments on, and ends with the status that comes back.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        log::debug!("a TLS provider is installed already");
+    }
+    ossfuse::cli::run(std::env::args_os())
+}

@@ -1,1 +1,152 @@
-//! (being built)
+//! The command line: what each command takes, and what becomes of its result.
+//!
+//! A command's file parses nothing but its own arguments; the options of a mount come from the table in
+//! [`crate::config::options`]. Here alone a result becomes a line on stderr and an exit status: 0 done, 1 failed,
+//! 2 wrong usage.
+
+mod detach;
+mod dev_server;
+mod flags;
+mod holders;
+mod mount;
+mod mountinfo;
+mod preflight;
+mod recover;
+mod status;
+mod table;
+mod umount;
+mod usage;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::Problem;
+
+/// Mount an Alibaba Cloud OSS bucket as a folder.
+///
+/// What `cp` copied into it with exit status 0 is in OSS and verified; a crash loses nothing that was acknowledged.
+#[derive(Debug, Parser)]
+#[command(name = "ossfuse", version, max_term_width = 100, after_help = EXAMPLE)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLE: &str = "Example:
+  export OSS_ACCESS_KEY_ID=... OSS_ACCESS_KEY_SECRET=...
+  ossfuse mount my-bucket /mnt/oss --region cn-hangzhou
+  cp photo.jpg /mnt/oss/
+  ossfuse umount /mnt/oss
+
+`ossfuse COMMAND --help` explains a command and its options.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Mount(mount::Args),
+    Umount(umount::Args),
+    Status(status::Args),
+    Recover(recover::Args),
+    DevServer(dev_server::Args),
+}
+
+/// How a command failed.
+#[derive(Debug)]
+struct Error {
+    /// `WHAT: WHY; MEND`; `None` where the user has been told already.
+    line: Option<String>,
+    status: u8,
+}
+
+impl Error {
+    /// A failure whose line is ready.
+    fn line(line: impl Into<String>) -> Self {
+        Self { line: Some(line.into()), status: 1 }
+    }
+
+    fn new(what: impl std::fmt::Display, why: impl std::fmt::Display, mend: impl std::fmt::Display) -> Self {
+        Problem::new(what, why, mend).into()
+    }
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self { line: Some(problem.to_string()), status: if problem.usage { 2 } else { 1 } }
+    }
+}
+
+/// Runs the command that `arguments` (with the program's name first) ask for.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let result = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => dispatch(cli.command),
+        Err(error) => usage::explain(&error, &Cli::command(), &arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(line) = error.line {
+                complain(&line);
+            }
+            ExitCode::from(error.status)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Mount(args) => mount::run(&args),
+        Command::Umount(args) => umount::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Recover(args) => recover::run(&args),
+        Command::DevServer(args) => dev_server::run(&args),
+    }
+}
+
+/// A line on stderr. That nobody reads it any more is no reason to fail.
+fn complain(line: &str) {
+    drop(writeln!(io::stderr().lock(), "ossfuse: {}", line.replace('\n', " ")));
+}
+
+/// Writes a command's result to stdout; a reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::new("stdout", error, "")),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a value as one JSON object or array.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::new("stdout", error, ""))?;
+    print(&format!("{text}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed_and_each_has_an_example() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            let leaves: Vec<_> =
+                command.get_subcommands_mut().map(|leaf| leaf.render_long_help().to_string()).collect();
+            assert!(help.contains("Example") || leaves.iter().all(|help| help.contains("Example")), "{help}");
+            for help in leaves {
+                assert!(help.contains("Example"), "{help}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_failure_has_its_status() {
+        assert_eq!(Error::new("a", "b", "c").status, 1);
+        assert_eq!(Error::from(Problem::new("a", "b", "c").usage()).status, 2);
+        assert_eq!(Error::line("x").line.as_deref(), Some("x"));
+    }
+}

@@ -1,1 +1,190 @@
-//! (being built)
+//! The configuration of one mount: resolved, validated, typed. What the rest of the program may see of it.
+//!
+//! [`options`] is the table of what can be said, [`RawOptions`] what was said and where, and [`MountConfig`] what
+//! is meant; nothing below the command line sees a raw value. Parses and checks, but makes no folder and asks no
+//! service. Secrets are in [`Credentials`] alone, whose debug output hides them.
+
+pub mod endpoint;
+mod environment;
+mod file;
+pub mod options;
+mod place;
+mod problem;
+mod raw;
+mod resolve;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use environment::Environment;
+pub use place::{Target, absolute_mountpoint, create_private_dir, socket_path, state_folder};
+pub use problem::{Problem, did_you_mean, nearest};
+pub use raw::{RawOptions, RawValue, Source, parse_mount_options};
+pub use resolve::{Layers, resolve_connection, resolve_mount, resolve_state_parent};
+
+use crate::base::Prefix;
+use crate::oss::{Addressing, ClientOptions, Credentials, Endpoint, SignatureVersion};
+
+/// Everything that one mount needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountConfig {
+    pub connection: ConnectionConfig,
+    /// `BUCKET[:PREFIX]` as it was typed: the source in mountinfo.
+    pub spec: String,
+    /// Absolute, without symlinks.
+    pub mountpoint: PathBuf,
+    /// The folder of this bucket and prefix: journal, spill files, log. Absolute; it may not exist yet.
+    pub state_folder: PathBuf,
+    /// Where the control socket of this mount lies. Absolute; its folder may not exist yet.
+    pub socket: PathBuf,
+    pub files: FilesConfig,
+    pub writing: WritingConfig,
+    pub reading: ReadingConfig,
+    /// Most bytes of memory for buffers and caches.
+    pub memory_limit: u64,
+    /// How long mounting may take until the mount answers.
+    pub mount_timeout: Duration,
+    /// Stay in the foreground.
+    pub foreground: bool,
+    pub log: LogConfig,
+}
+
+/// Where the bucket is and how to speak to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionConfig {
+    pub endpoint: Endpoint,
+    /// General form (`cn-hangzhou`); always there with V4.
+    pub region: Option<String>,
+    pub bucket: String,
+    pub prefix: Prefix,
+    pub addressing: Addressing,
+    pub signature: SignatureVersion,
+    pub credentials: Credentials,
+    /// How long a try may pass without a byte moved.
+    pub try_timeout: Duration,
+    /// Whether the user has accepted an unencrypted way to another machine.
+    pub allow_http: bool,
+}
+
+impl From<&ConnectionConfig> for ClientOptions {
+    fn from(config: &ConnectionConfig) -> Self {
+        Self {
+            endpoint: config.endpoint.clone(),
+            bucket: config.bucket.clone(),
+            region: config.region.clone(),
+            addressing: config.addressing,
+            signature: config.signature,
+            credentials: config.credentials.clone(),
+            try_timeout: config.try_timeout,
+        }
+    }
+}
+
+/// What the files of the mount look like and who may reach them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilesConfig {
+    pub read_only: bool,
+    pub access: Access,
+    /// Mount over a folder that is not empty.
+    pub nonempty: bool,
+    /// Owner and group where the metadata names none.
+    pub uid: u32,
+    pub gid: u32,
+    /// Permission bits (at most 0777) where the metadata names none; the umask is taken off already.
+    pub dir_mode: u32,
+    pub file_mode: u32,
+    pub metadata: MetadataMode,
+    /// How old attributes and listings may be before the service is asked again; zero asks every time.
+    pub attr_ttl: Duration,
+    pub list_ttl: Duration,
+    /// Size of the file system in bytes, as `df` shows it.
+    pub capacity: u64,
+    pub content_type: ContentType,
+    /// `x-oss-storage-class` and `x-oss-server-side-encryption` of new objects; `None` leaves it to the bucket.
+    pub storage_class: Option<&'static str>,
+    pub encryption: Option<&'static str>,
+}
+
+/// Who may reach the mount at all, before modes and owners are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The user who mounts.
+    Owner,
+    /// That user and root.
+    OwnerAndRoot,
+    Everyone,
+}
+
+/// Whether POSIX attributes are kept with the objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetadataMode {
+    Posix,
+    Plain,
+}
+
+/// The content type of new objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContentType {
+    /// By the ending of the name.
+    Auto,
+    Fixed(String),
+}
+
+/// How changes reach the service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WritingConfig {
+    /// Size of a spill file in bytes, 100 KiB to 1 GiB.
+    pub part_size: u64,
+    /// Most uploads at a time, at least 1.
+    pub upload_workers: usize,
+    pub fsync: FsyncMode,
+    pub on_kill: OnKill,
+    pub recover: RecoverMode,
+}
+
+/// What `fsync` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FsyncMode {
+    Local,
+    Remote,
+}
+
+/// What becomes of a file whose writer was killed by a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnKill {
+    Keep,
+    Publish,
+}
+
+/// What is done by itself with sessions that a crash left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecoverMode {
+    /// What was closed or fsynced is completed, the rest kept.
+    Safe,
+    /// All but what was kept for another reason is completed.
+    Publish,
+    /// Nothing is completed.
+    Keep,
+}
+
+/// How data is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadingConfig {
+    /// Most downloads at a time, at least 1.
+    pub download_workers: usize,
+}
+
+/// Where the log goes, in which form, and how much of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// `None` is stderr.
+    pub file: Option<PathBuf>,
+    pub format: LogFormat,
+    pub level: log::LevelFilter,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}

@@ -1,0 +1,130 @@
+//! `ossfuse mount`: settles the configuration, looks at the place, and serves or has served.
+
+use std::path::{Path, PathBuf};
+
+use super::flags::MountFlags;
+use super::{Error, complain, detach, preflight};
+use crate::config::{self, Environment, Layers, MountConfig, Problem, RawOptions, options};
+use crate::control::{READY_VARIABLE, Ready};
+use crate::{logging, worker};
+
+/// Mount a bucket, or a prefix of it, as a folder.
+///
+/// Returns as soon as the mount answers; without -f it then runs in the background.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE, after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// The bucket, and perhaps the prefix under which everything is
+    #[arg(value_name = "BUCKET[:PREFIX]")]
+    target: String,
+    /// The empty folder in which the files will appear
+    #[arg(value_name = "MOUNTPOINT")]
+    mountpoint: PathBuf,
+    /// Any of the options below as in fstab: `-o read_only,part-size=16MiB`
+    #[arg(short = 'o', value_name = "OPTION[,OPTION...]")]
+    mount_options: Vec<String>,
+    #[command(flatten)]
+    flags: MountFlags,
+}
+
+const EXAMPLE: &str = "Examples:
+  ossfuse mount my-bucket /mnt/oss --region cn-hangzhou
+  ossfuse mount my-bucket:photos/2024 ~/photos --region cn-hangzhou --read-only
+  ossfuse mount my-bucket /mnt/oss -f --log-level debug
+
+The access key comes from the environment (OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET) or the config file.
+Every option can stand in the config file under its long name (`region = \"cn-hangzhou\"`), there also under
+[profile.NAME], and in the environment (OSSFUSE_PART_SIZE=16MiB). A flag goes before -o, that before the
+environment, and that before the config file.
+Sizes are like 8MiB, durations like 60s.";
+
+impl Args {
+    fn raw(&self) -> Result<RawOptions, Problem> {
+        let mut raw = RawOptions::default();
+        for text in &self.mount_options {
+            raw.merge(config::parse_mount_options(text)?);
+        }
+        raw.merge(self.flags.0.clone());
+        Ok(raw)
+    }
+}
+
+/// Runs the command, in any of its three places: the foreground, the command that starts a mount in the background,
+/// and that mount itself.
+///
+/// # Errors
+/// The mount could not be had.
+pub(super) fn run(args: &Args) -> Result<(), Error> {
+    let environment = Environment::of_process();
+    let (layers, config) = settle(args, &environment)?;
+    if let Some(pipe) = environment.variable(READY_VARIABLE) {
+        return serve_in_background(config, pipe, &layers.warnings);
+    }
+    let state_dir_is_chosen = layers.raw.given(&options::STATE_DIR).is_some();
+    preflight::check(&config, state_dir_is_chosen)?;
+    for warning in &layers.warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    if config.foreground { serve(config, Ready::nobody(), &[]) } else { detach::start(&config) }
+}
+
+fn settle(args: &Args, environment: &Environment) -> Result<(Layers, MountConfig), Error> {
+    let layers = Layers::gather(args.raw()?, environment)?;
+    let target = args.target.parse()?;
+    let mountpoint = config::absolute_mountpoint(&args.mountpoint, &environment.cwd).map_err(|error| {
+        let why = format!("the mount point cannot be reached: {error}");
+        Error::new(args.mountpoint.display(), why, "name an empty folder")
+    })?;
+    let config = config::resolve_mount(&layers.raw, environment, &target, &mountpoint)?;
+    Ok((layers, config))
+}
+
+fn serve(config: MountConfig, ready: Ready, warnings: &[String]) -> Result<(), Error> {
+    if let Err(error) = logging::start(&config.log) {
+        let file = config.log.file.as_deref().unwrap_or(Path::new("stderr"));
+        return Err(Error::new(file.display(), format!("the log cannot be written: {error}"), "see --log-file"));
+    }
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+    worker::run(config, ready).map_err(|error| Error::line(error.to_string()))
+}
+
+/// The mount that [`detach::start`] has started: speaks over the pipe and into the log, to nobody else.
+fn serve_in_background(config: MountConfig, pipe: &str, warnings: &[String]) -> Result<(), Error> {
+    let ready = Ready::from_variable(pipe)
+        .map_err(|error| Error::new(READY_VARIABLE, error, "this variable is not for setting by hand"))?;
+    // A working directory would keep its file system from being unmounted. All paths are absolute by now.
+    if let Err(error) = std::env::set_current_dir("/") {
+        log::warn!("cannot leave the working directory: {error}");
+    }
+    let result = serve(config, ready.clone(), warnings);
+    result.map_err(|error| {
+        let line = error.line.unwrap_or_default();
+        ready.failed(&line);
+        log::error!("{line}");
+        Error { line: None, status: error.status }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn flags_go_before_mount_options_and_a_later_mount_option_before_an_earlier() {
+        let line = "mount photos /mnt -o part_size=1MiB,upload-workers=1 -o part-size=2MiB --upload-workers 3 -f";
+        let raw = Command::parse_from(line.split(' ')).args.raw().unwrap();
+        assert_eq!(raw.text(&options::PART_SIZE), Some("2MiB"));
+        assert_eq!(raw.text(&options::UPLOAD_WORKERS), Some("3"));
+        assert!(raw.flag(&options::FOREGROUND).unwrap());
+    }
+}

@@ -1,0 +1,306 @@
+//! `ossfuse status`: what the running mounts say of themselves, for people and for scripts.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::flags::CommonFlags;
+use super::table::{fit, render};
+use super::{Error, complain, print, print_json};
+use crate::base::units::format_size;
+use crate::config::{Environment, absolute_mountpoint, socket_path};
+use crate::control::client::{self, live_sockets};
+use crate::control::protocol::{LastError, MountState, StatusReport, UploadStatus};
+use crate::control::{MountStatus, Pending, Request, Response};
+
+/// How long a mount may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Uploads that are shown one by one.
+const UPLOADS_SHOWN: usize = 10;
+
+/// Show the running mounts, or one of them in detail.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE, after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// Show this mount in detail
+    #[arg(value_name = "MOUNTPOINT")]
+    mountpoint: Option<PathBuf>,
+    /// Print one JSON object, for scripts
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    _common: CommonFlags,
+}
+
+const EXAMPLE: &str = "Examples:
+  ossfuse status
+  ossfuse status /mnt/oss
+  ossfuse status --json | jq '.mounts[].pending.bytes'
+
+PENDING is what was closed or synced and is not yet in OSS; KEPT is what only `ossfuse recover` brings further.";
+
+/// Runs the command.
+///
+/// # Errors
+/// The named mount is not there or does not answer.
+pub(super) fn run(args: &Args) -> Result<(), Error> {
+    let environment = Environment::of_process();
+    let runtime_dir = environment.runtime_dir()?;
+    let mounts = match &args.mountpoint {
+        Some(path) => vec![of_one(path, &environment, &runtime_dir)?],
+        None => of_all(&runtime_dir)?,
+    };
+    if args.json {
+        return print_json(&StatusReport { version: env!("CARGO_PKG_VERSION").to_owned(), mounts });
+    }
+    print(&match (&args.mountpoint, mounts.first()) {
+        (Some(_), Some(mount)) => details(mount),
+        (_, None) => "no mount is running\n".to_owned(),
+        _ => overview(&mounts),
+    })
+}
+
+fn of_one(path: &Path, environment: &Environment, runtime_dir: &Path) -> Result<MountStatus, Error> {
+    let place = path.display();
+    let mountpoint = absolute_mountpoint(path, &environment.cwd).map_err(|error| Error::new(&place, error, ""))?;
+    match ask(&socket_path(runtime_dir, &mountpoint)) {
+        Ok(status) => Ok(status),
+        Err(client::Error::NotRunning) => {
+            Err(Error::new(&place, "no mount of this user is running there", "see `ossfuse status`"))
+        }
+        Err(error) => Err(Error::new(&place, error, "see its log")),
+    }
+}
+
+/// Mounts that do not answer are told of, and do not keep the others from being shown.
+fn of_all(runtime_dir: &Path) -> Result<Vec<MountStatus>, Error> {
+    let sockets = live_sockets(runtime_dir).map_err(|error| Error::new(runtime_dir.display(), error, ""))?;
+    let mut mounts = Vec::new();
+    for socket in sockets {
+        match ask(&socket) {
+            Ok(status) => mounts.push(status),
+            // It has ended since the folder was read.
+            Err(client::Error::NotRunning | client::Error::Ended) => {}
+            Err(error) => complain(&format!("warning: {}: {error}", socket.display())),
+        }
+    }
+    mounts.sort_by(|a, b| a.mountpoint.cmp(&b.mountpoint));
+    Ok(mounts)
+}
+
+fn ask(socket: &Path) -> Result<MountStatus, client::Error> {
+    match client::ask(socket, &Request::Status, PATIENCE)? {
+        Response::Status { status } => Ok(*status),
+        _ => Err(client::Error::Ended),
+    }
+}
+
+/// One line a mount; the mount point comes last and whole, so that it can be copied.
+fn overview(mounts: &[MountStatus]) -> String {
+    let head = ["STATE", "PENDING", "KEPT", "BUCKET", "MOUNTPOINT"].map(str::to_owned).to_vec();
+    let row = |mount: &MountStatus| {
+        vec![
+            state(mount.state).to_owned(),
+            pending(mount.pending),
+            pending(mount.kept),
+            fit(&source(mount), 24),
+            fit(&mount.mountpoint, usize::MAX),
+        ]
+    };
+    render(&[vec![head], mounts.iter().map(row).collect()].concat())
+}
+
+fn source(mount: &MountStatus) -> String {
+    let prefix = mount.prefix.trim_end_matches('/');
+    if prefix.is_empty() { mount.bucket.clone() } else { format!("{}:{prefix}", mount.bucket) }
+}
+
+fn state(state: MountState) -> &'static str {
+    match state {
+        MountState::Ok => "ok",
+        MountState::Degraded => "degraded",
+        MountState::Offline => "offline",
+        MountState::Draining => "draining",
+        MountState::ReadOnly => "read-only",
+    }
+}
+
+/// `-`, or `3 files, 24 MiB`.
+fn pending(pending: Pending) -> String {
+    match pending.files {
+        0 => "-".to_owned(),
+        1 => format!("1 file, {}", format_size(pending.bytes)),
+        files => format!("{files} files, {}", format_size(pending.bytes)),
+    }
+}
+
+fn details(mount: &MountStatus) -> String {
+    let since = mount.degraded_since.as_ref().map_or(String::new(), |at| format!(" since {at}"));
+    let mut rows = vec![
+        ("mounted", format!("{} at {}", source(mount), mount.mountpoint)),
+        ("endpoint", mount.endpoint.clone()),
+        ("state", format!("{}{since}", state(mount.state))),
+        ("running", running(mount)),
+        ("pending", pending(mount.pending)),
+        ("kept", pending(mount.kept)),
+        ("spill", amount(mount.spill.bytes, mount.spill.limit)),
+        ("cache", amount(mount.cache.bytes, mount.cache.limit)),
+        ("memory", amount(mount.memory.rss, mount.memory.limit)),
+        ("files", format!("{} known, {} open", count(mount.inodes), count(mount.open_handles))),
+        ("hidden", hidden(mount.hidden_keys)),
+        ("traffic", format!("{} up, {} down", size(mount.bytes_up), size(mount.bytes_down))),
+        ("retries", count(mount.retries)),
+        ("last error", mount.last_error.as_ref().map_or_else(|| "-".to_owned(), last_error)),
+    ];
+    rows.retain(|(_, value)| !value.is_empty());
+    let rows: Vec<_> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), fit(&value, usize::MAX)]).collect();
+    let mut out = render(&rows);
+    out.push_str(&requests(mount));
+    out.push_str(&uploads(&mount.uploads));
+    out
+}
+
+fn running(mount: &MountStatus) -> String {
+    let since = mount.started_at.as_ref().map_or(String::new(), |at| format!("since {at}, "));
+    let worker =
+        mount.worker_pid.map_or_else(|| "the worker is being replaced".to_owned(), |pid| format!("process {pid}"));
+    let restarts = match mount.worker_restarts {
+        None | Some(0) => String::new(),
+        Some(restarts) => format!(", {restarts} restarts"),
+    };
+    format!("{since}{worker}{restarts}")
+}
+
+fn count(value: Option<u64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn size(value: Option<u64>) -> String {
+    value.map_or_else(|| "-".to_owned(), format_size)
+}
+
+/// Empty where nothing is known: the row is left out.
+fn amount(value: Option<u64>, limit: Option<u64>) -> String {
+    match (value, limit) {
+        (None, _) => String::new(),
+        (Some(value), None) => format_size(value),
+        (Some(value), Some(limit)) => format!("{} of {}", format_size(value), format_size(limit)),
+    }
+}
+
+fn hidden(keys: Option<u64>) -> String {
+    match keys {
+        None | Some(0) => String::new(),
+        Some(keys) => format!("{keys} keys that no file name can carry"),
+    }
+}
+
+fn last_error(error: &LastError) -> String {
+    let parts = [&error.at, &error.operation, &error.key, &error.code, &error.message];
+    parts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(" ")
+}
+
+fn requests(mount: &MountStatus) -> String {
+    if mount.requests.is_empty() {
+        return String::new();
+    }
+    let head = ["REQUEST", "OK", "ERROR"].map(str::to_owned).to_vec();
+    let row = |(name, count): (&String, &crate::control::protocol::RequestCount)| {
+        vec![fit(name, 40), count.ok.to_string(), count.error.to_string()]
+    };
+    format!("\n{}", render(&[vec![head], mount.requests.iter().map(row).collect()].concat()))
+}
+
+fn uploads(uploads: &[UploadStatus]) -> String {
+    if uploads.is_empty() {
+        return String::new();
+    }
+    let head = ["UPLOAD", "PARTS", "SIZE", "KEY"].map(str::to_owned).to_vec();
+    let row = |upload: &UploadStatus| {
+        let state = format!("{:?}", upload.state).to_lowercase();
+        let parts = format!("{}/{}", upload.parts_done, upload.parts_total);
+        vec![state, parts, format_size(upload.size), fit(&upload.key, 48)]
+    };
+    let mut out =
+        format!("\n{}", render(&[vec![head], uploads.iter().take(UPLOADS_SHOWN).map(row).collect()].concat()));
+    if uploads.len() > UPLOADS_SHOWN {
+        // Into a String: cannot fail.
+        writeln!(out, "and {} more", uploads.len() - UPLOADS_SHOWN).expect("memory takes it");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::base::limits::MIB;
+    use crate::control::protocol::{MemoryStatus, RequestCount, UploadState};
+
+    fn mount() -> MountStatus {
+        MountStatus {
+            mountpoint: "/mnt/photos".into(),
+            bucket: "photos".into(),
+            prefix: "2024/may/".into(),
+            endpoint: "https://oss-cn-hangzhou.aliyuncs.com".into(),
+            state: MountState::Degraded,
+            worker_pid: Some(17),
+            pending: Pending { files: 3, bytes: 24 * MIB },
+            memory: MemoryStatus { rss: Some(80 * MIB), limit: Some(192 * MIB) },
+            ..MountStatus::default()
+        }
+    }
+
+    #[test]
+    fn the_overview_reads_well_at_80_columns() {
+        let other =
+            MountStatus { mountpoint: "/mnt/b".into(), bucket: "a-bucket-with-a-rather-long-name".into(), ..mount() };
+        let text = overview(&[mount(), other]);
+        let wanted = "\
+STATE     PENDING          KEPT  BUCKET                    MOUNTPOINT
+degraded  3 files, 24 MiB  -     photos:2024/may           /mnt/photos
+degraded  3 files, 24 MiB  -     a-bucket-wi…ame:2024/may  /mnt/b
+";
+        assert_eq!(text, wanted);
+        assert!(text.lines().all(|line| line.chars().count() <= 80));
+    }
+
+    #[test]
+    fn details_show_what_is_known_and_leave_out_the_rest() {
+        let upload = UploadStatus {
+            session: "s".into(),
+            key: "2024/may/a\u{1b}[2J".into(),
+            upload_id: None,
+            state: UploadState::Closing,
+            size: 20 * MIB,
+            part_size: 8 * MIB,
+            parts_done: 1,
+            parts_total: 3,
+            bytes_done: 8 * MIB,
+            created_at: None,
+            error: None,
+        };
+        let requests = BTreeMap::from([("PutObject".to_owned(), RequestCount { ok: 12, error: 1 })]);
+        let wanted = "\
+mounted     photos:2024/may at /mnt/photos
+endpoint    https://oss-cn-hangzhou.aliyuncs.com
+state       degraded
+running     process 17
+pending     3 files, 24 MiB
+kept        -
+memory      80 MiB of 192 MiB
+files       - known, - open
+traffic     - up, - down
+retries     -
+last error  -
+
+REQUEST    OK  ERROR
+PutObject  12  1
+
+UPLOAD   PARTS  SIZE    KEY
+closing  1/3    20 MiB  2024/may/a?[2J
+";
+        assert_eq!(details(&MountStatus { uploads: vec![upload], requests, ..mount() }), wanted);
+    }
+}

@@ -1,0 +1,216 @@
+//! `ossfuse umount`: has the mount send what is pending, then takes it away.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::flags::CommonFlags;
+use super::mountinfo::{self, Mounted, Pulse};
+use super::{Error, holders};
+use crate::base::units::{format_duration, format_size, parse_duration};
+use crate::config::{Environment, absolute_mountpoint, socket_path};
+use crate::control::client::{self, Client};
+use crate::control::{Pending, Request, Response};
+
+/// How much longer than it was given the mount may take to answer.
+const MARGIN: Duration = Duration::from_secs(15);
+/// How long a mount that shall go at once may take to do so by itself.
+const FORCE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the process of a mount may take to end after its last word.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// Cells of the progress bar.
+const BAR_WIDTH: u64 = 30;
+
+/// Send what is pending, then unmount.
+///
+/// When it returns with exit status 0, everything that was written is in OSS. When the mount is in use or time is
+/// up, it says so and the mount stays.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE, after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// The folder that was mounted
+    #[arg(value_name = "MOUNTPOINT")]
+    mountpoint: PathBuf,
+    /// How long sending may take
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+    timeout: Duration,
+    /// Unmount at once, whoever uses it, and send nothing; what is pending is kept for the next mount
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    _common: CommonFlags,
+}
+
+const EXAMPLE: &str = "Examples:
+  ossfuse umount /mnt/oss
+  ossfuse umount /mnt/oss --timeout 1h
+  ossfuse umount /mnt/oss --force";
+
+/// Runs the command.
+///
+/// # Errors
+/// The mount is still there, or there was none.
+pub(super) fn run(args: &Args) -> Result<(), Error> {
+    let environment = Environment::of_process();
+    let mountpoint = absolute_mountpoint(&args.mountpoint, &environment.cwd)
+        .map_err(|error| Error::new(args.mountpoint.display(), error, "name the folder that was mounted"))?;
+    match Client::connect(&socket_path(&environment.runtime_dir()?, &mountpoint)) {
+        Ok(client) => unmount(client, &mountpoint, args),
+        Err(client::Error::NotRunning) => clear_leftover(&mountpoint, args.force),
+        Err(error) => Err(Error::new(mountpoint.display(), error, "")),
+    }
+}
+
+fn unmount(mut client: Client, mountpoint: &Path, args: &Args) -> Result<(), Error> {
+    let place = mountpoint.display();
+    let timeout_ms = u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX);
+    let patience = if args.force { FORCE_PATIENCE } else { args.timeout.saturating_add(MARGIN) };
+    let mut bar = Bar::default();
+    let asked = client.send(&Request::Umount { timeout_ms, force: args.force });
+    let answer = asked.and_then(|()| {
+        loop {
+            match client.receive(patience)? {
+                Response::Progress { pending } => bar.show(pending),
+                last => break Ok(last),
+            }
+        }
+    });
+    bar.clear();
+    match answer {
+        Ok(Response::Done) => {
+            client.wait_for_end(FAREWELL);
+            Ok(())
+        }
+        Ok(Response::Busy) => Err(busy(mountpoint)),
+        Ok(Response::TimedOut { pending }) => {
+            let why =
+                format!("{} are not sent after {}; it stays mounted", count(pending), format_duration(args.timeout));
+            Err(Error::new(&place, why, "give a longer --timeout, or --force to send them at the next mount"))
+        }
+        Ok(Response::Failed(failure)) => Err(Error::new(failure.what, failure.why, failure.mend)),
+        Ok(_) => Err(Error::new(&place, "the mount's answer makes no sense", "see its log")),
+        // Its last word was lost, or it died: the kernel knows which.
+        Err(client::Error::Ended) => settle_ended(mountpoint, args.force),
+        Err(client::Error::Silent) if args.force => detach(mountpoint, "the mount did not answer"),
+        Err(error) => Err(Error::new(&place, error, "see its log, or give --force")),
+    }
+}
+
+fn settle_ended(mountpoint: &Path, force: bool) -> Result<(), Error> {
+    match mounted_at(mountpoint)? {
+        Some(mounted) if mounted.is_ours() => clear_leftover(mountpoint, force),
+        _ => {
+            Err(Error::new(mountpoint.display(), "the mount ended before all was sent", "mount again to send the rest"))
+        }
+    }
+}
+
+fn mounted_at(mountpoint: &Path) -> Result<Option<Mounted>, Error> {
+    mountinfo::at(mountpoint).map_err(|error| Error::new("/proc/self/mountinfo", error, ""))
+}
+
+/// There is no live socket: what is there, if anything, is no mount that could send something.
+fn clear_leftover(mountpoint: &Path, force: bool) -> Result<(), Error> {
+    let place = mountpoint.display();
+    match mounted_at(mountpoint)? {
+        None => Err(Error::new(&place, "nothing is mounted there", "see `ossfuse status`")),
+        Some(mounted) if !mounted.is_ours() => {
+            let why = format!("what is mounted there is no ossfuse mount but {}", mounted.fs_type);
+            Err(Error::new(&place, why, format!("use `umount {place}`")))
+        }
+        Some(_) => match mountinfo::pulse(mountpoint) {
+            Pulse::Dead => detach(mountpoint, "nobody served the mount any more"),
+            _ if force => detach(mountpoint, "the mount could not be asked"),
+            _ => {
+                let why = "the mount cannot be asked: its socket is gone, or another user's";
+                Err(Error::new(&place, why, "run this as the user who mounted, or give --force"))
+            }
+        },
+    }
+}
+
+fn detach(mountpoint: &Path, why: &str) -> Result<(), Error> {
+    let place = mountpoint.display();
+    mountinfo::detach(mountpoint)
+        .map_err(|error| Error::new(&place, format!("it cannot be taken away: {error}"), "try it as root"))?;
+    super::print(&format!("{place}: {why}; it was taken away. Unsent files are kept for the next mount.\n"))
+}
+
+fn busy(mountpoint: &Path) -> Error {
+    let holders = holders::describe(mountpoint);
+    let below = mountinfo::all().unwrap_or_default();
+    let below = below.iter().find(|mounted| mounted.path != mountpoint && mounted.path.starts_with(mountpoint));
+    let who = match (holders.is_empty(), below) {
+        (false, _) => holders,
+        (true, Some(below)) => format!("{} is mounted in it", below.path.display()),
+        (true, None) => "by a process of another user, or inside a container".to_owned(),
+    };
+    let mend = "let go of it and try again, or give --force; it stays mounted";
+    Error::new(mountpoint.display(), format!("it is in use: {who}"), mend)
+}
+
+fn count(pending: Pending) -> String {
+    let files = if pending.files == 1 { "1 file".to_owned() } else { format!("{} files", pending.files) };
+    format!("{files} ({})", format_size(pending.bytes))
+}
+
+/// A progress bar on stderr, if that is a terminal.
+#[derive(Debug, Default)]
+struct Bar {
+    /// The most that was ever pending, in bytes: writers may add to it meanwhile.
+    most: u64,
+    shown: bool,
+}
+
+impl Bar {
+    fn show(&mut self, pending: Pending) {
+        self.most = self.most.max(pending.bytes);
+        if io::stderr().is_terminal() {
+            self.shown = true;
+            write_stderr(&format!("\r\x1b[K{}", self.line(pending)));
+        }
+    }
+
+    fn line(&self, pending: Pending) -> String {
+        let sent = self.most.saturating_sub(pending.bytes);
+        let cells = BAR_WIDTH * sent / self.most.max(1);
+        let bar: String = (0..BAR_WIDTH).map(|cell| if cell < cells { '#' } else { '.' }).collect();
+        format!("[{bar}] {} to send", count(pending))
+    }
+
+    fn clear(&mut self) {
+        if self.shown {
+            write_stderr("\r\x1b[K");
+        }
+    }
+}
+
+/// A terminal that went away is no reason to stop.
+fn write_stderr(text: &str) {
+    let mut out = io::stderr().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_fills_as_bytes_go_and_more_may_come() {
+        let mut bar = Bar::default();
+        let pending = |bytes| Pending { files: 2, bytes };
+        bar.show(pending(100));
+        assert_eq!(bar.line(pending(50)), format!("[{}{}] 2 files (50 B) to send", "#".repeat(15), ".".repeat(15)));
+        bar.show(pending(200));
+        assert_eq!(bar.line(pending(200)), format!("[{}] 2 files (200 B) to send", ".".repeat(30)));
+        assert_eq!(Bar::default().line(Pending::default()), format!("[{}] 0 files (0 B) to send", ".".repeat(30)));
+    }
+
+    #[test]
+    fn what_is_no_mount_of_ours_is_left_alone() {
+        let line = |path: &str, force| clear_leftover(Path::new(path), force).unwrap_err().line.unwrap();
+        assert_eq!(line("/nonexistent", false), "/nonexistent: nothing is mounted there; see `ossfuse status`");
+        let proc = "/proc: what is mounted there is no ossfuse mount but proc; use `umount /proc`";
+        assert_eq!([line("/proc", false), line("/proc", true)], [proc, proc]);
+    }
+}

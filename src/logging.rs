@@ -1,0 +1,201 @@
+//! The log: text or JSON lines, to stderr or to a file that never grows without bound.
+//!
+//! Of other crates only warnings come through: at finer levels some of them print headers, and with them
+//! credentials. Nothing that is logged here is a secret, so the log may be handed on; its file is its owner's alone.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use env_logger::{Builder, Target};
+use log::{LevelFilter, Record};
+use serde_json::json;
+
+use crate::base::limits::MIB;
+use crate::base::time;
+use crate::config::{LogConfig, LogFormat};
+
+/// A log file is set aside when it would grow past this many bytes.
+const FILE_BYTES_MAX: u64 = 10 * MIB;
+/// How many that were set aside are kept: `log.1`, the latest, to `log.3`.
+const FILES_KEPT: u32 = 3;
+
+/// Starts logging; from here on `log::…` reaches the user.
+///
+/// # Errors
+/// The log file cannot be opened.
+pub fn start(config: &LogConfig) -> io::Result<()> {
+    let target = match &config.file {
+        None => Target::Stderr,
+        Some(path) => Target::Pipe(Box::new(RotatingFile::open(path, FILE_BYTES_MAX)?)),
+    };
+    let form = match config.format {
+        LogFormat::Text => text_line,
+        LogFormat::Json => json_line,
+    };
+    let started = Builder::new()
+        .filter_level(config.level.min(LevelFilter::Warn))
+        .filter_module("ossfuse", config.level)
+        .target(target)
+        .format(move |out, record| out.write_all(form(record, &now()).as_bytes()))
+        .try_init();
+    started.map_err(io::Error::other)
+}
+
+/// RFC 3339 with milliseconds.
+fn now() -> String {
+    let at = time::now();
+    let seconds = time::rfc3339(at);
+    format!("{}.{:03}Z", seconds.trim_end_matches('Z'), time::since_epoch(at).subsec_millis())
+}
+
+/// One line whatever the message holds: names of files may have newlines and escape sequences in them.
+fn text_line(record: &Record<'_>, at: &str) -> String {
+    let mut line = format!("{at} {:5} ", record.level().as_str());
+    for char in record.args().to_string().chars() {
+        if char.is_control() {
+            // Into a String: cannot fail.
+            write!(line, "{}", char.escape_default()).expect("memory takes it");
+        } else {
+            line.push(char);
+        }
+    }
+    line.push('\n');
+    line
+}
+
+fn json_line(record: &Record<'_>, at: &str) -> String {
+    let level = record.level().as_str().to_ascii_lowercase();
+    let line = json!({"at": at, "level": level, "target": record.target(), "message": record.args().to_string()});
+    format!("{line}\n")
+}
+
+/// A file that is appended to, and set aside as `NAME.1` when it is full.
+#[derive(Debug)]
+struct RotatingFile {
+    path: PathBuf,
+    file: File,
+    /// Bytes in the file.
+    size: u64,
+    size_max: u64,
+    /// A pipe or terminal cannot be set aside.
+    is_regular: bool,
+}
+
+impl RotatingFile {
+    fn open(path: &Path, size_max: u64) -> io::Result<Self> {
+        let file = append_to(path)?;
+        let metadata = file.metadata()?;
+        Ok(Self { path: path.to_owned(), file, size: metadata.len(), size_max, is_regular: metadata.is_file() })
+    }
+
+    fn aside(&self, number: u32) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".{number}"));
+        name.into()
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        for number in (1..FILES_KEPT).rev() {
+            rename_if_there(&self.aside(number), &self.aside(number + 1))?;
+        }
+        rename_if_there(&self.path, &self.aside(1))?;
+        self.file = append_to(&self.path)?;
+        self.size = 0;
+        Ok(())
+    }
+}
+
+impl Write for RotatingFile {
+    /// A line comes in one piece, and stays so. Where the file cannot be set aside it grows on: better than silence.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let full = self.size > 0 && self.size + line.len() as u64 > self.size_max;
+        if full && self.is_regular && self.rotate().is_err() {
+            self.size = 0;
+        }
+        self.file.write_all(line)?;
+        self.size += line.len() as u64;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Opens a file for appending, also for the standard error of a mount in the background.
+///
+/// # Errors
+/// As `open(2)`.
+pub fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use log::Level;
+
+    use super::*;
+
+    fn read(dir: &Path, name: &str) -> String {
+        std::fs::read_to_string(dir.join(name)).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_full_log_is_set_aside_and_three_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut log = RotatingFile::open(&path, 8).unwrap();
+        for line in ["one\n", "two\n", "three\n", "four\n", "five\n", "six\n", "seven\n"] {
+            log.write_all(line.as_bytes()).unwrap();
+        }
+        let names = ["log", "log.1", "log.2", "log.3", "log.4"];
+        assert_eq!(names.map(|name| read(dir.path(), name)), ["seven\n", "six\n", "five\n", "four\n", ""]);
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_log_goes_on_where_it_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        for line in ["one\n", "two\n", "three\n"] {
+            RotatingFile::open(&path, 8).unwrap().write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!([read(dir.path(), "log.1"), read(dir.path(), "log")], ["one\ntwo\n", "three\n"]);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_set_aside_grows_on() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("log.1/in the way")).unwrap();
+        std::fs::create_dir_all(dir.path().join("log.2/in the way")).unwrap();
+        std::fs::create_dir_all(dir.path().join("log.3/in the way")).unwrap();
+        let mut log = RotatingFile::open(&dir.path().join("log"), 4).unwrap();
+        log.write_all(b"one\n").unwrap();
+        log.write_all(b"two\n").unwrap();
+        assert_eq!(read(dir.path(), "log"), "one\ntwo\n");
+    }
+
+    #[test]
+    fn a_record_is_one_line_in_either_form() {
+        let args = format_args!("name \"a\nb\u{1b}\"");
+        let record = Record::builder().args(args).level(Level::Warn).target("ossfuse::vfs").build();
+        assert_eq!(text_line(&record, "T"), "T WARN  name \"a\\nb\\u{1b}\"\n");
+        let line = json_line(&record, "T");
+        assert_eq!(line.matches('\n').count(), 1);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let wanted = json!({"at": "T", "level": "warn", "target": "ossfuse::vfs", "message": "name \"a\nb\u{1b}\""});
+        assert_eq!(value, wanted);
+    }
+}
