@@ -159,6 +159,11 @@ impl Block {
         chunks.map(|(at, chunk)| part(*at, chunk, range)).collect()
     }
 
+    #[cfg(test)]
+    pub(super) fn held(&self) -> u64 {
+        self.fill.inner.lock().chunks.iter().map(|(_, chunk)| chunk.len() as u64).sum()
+    }
+
     /// Frees what lies below `head`: nobody will read it here.
     pub(super) fn trim(&self, head: u64) {
         let mut inner = self.fill.inner.lock();

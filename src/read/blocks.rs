@@ -80,6 +80,11 @@ impl Blocks {
         freed
     }
 
+    #[cfg(test)]
+    pub(super) fn held(&self) -> u64 {
+        self.entries.values().map(|entry| entry.block.held()).sum()
+    }
+
     /// Frees everything.
     pub(super) fn clear(&mut self) {
         self.entries.clear();

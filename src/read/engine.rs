@@ -73,6 +73,13 @@ impl ReadEngine {
         Arc::new(Reader::new(self.0.share(key, meta)))
     }
 
+    /// Bytes in memory, as they are rather than as the budget counts them.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> u64 {
+        let readers: Vec<_> = self.0.readers.lock().iter().filter_map(Weak::upgrade).collect();
+        readers.iter().map(|reader| reader.held()).sum()
+    }
+
     fn opened(&self, key: ObjectKey, reply: GetReply, worker: OwnedSemaphorePermit) -> Opened {
         let shared = self.0.share(key, &reply.meta);
         if !reply.range.is_empty() && reply.range.end <= reply.meta.size {

@@ -17,7 +17,7 @@ use super::shared::Shared;
 use crate::base::ByteRange;
 use crate::base::crc64::Crc64;
 use crate::base::limits::KIB;
-use crate::oss::{BodyStream, Error, ErrorKind, GetOptions, GetReply, Operation, Outcome};
+use crate::oss::{BodyStream, Error, ErrorKind, GetOptions, Operation, Outcome};
 
 /// Bodies that may break off one after the other.
 const BREAKS_MAX: u32 = 5;
@@ -75,7 +75,7 @@ impl Fetch {
             let options = GetOptions { range: Some(range), if_match: Some(pin.etag.clone()), if_none_match: None };
             match self.shared.engine.client.get_object(&pin.key, &options).await {
                 Ok(reply) if reply.meta.size == self.shared.size && reply.meta.etag == pin.etag => {
-                    return self.body(reply, range);
+                    return Ok(reply.body);
                 }
                 Ok(reply) => log::warn!("{}: got version {} in spite of If-Match", pin.key, reply.meta.etag),
                 Err(error) if is_stale(error.kind) => log::debug!("{}: {error}", pin.key),
@@ -88,23 +88,13 @@ impl Fetch {
         }
     }
 
-    fn body(&self, reply: GetReply, asked: ByteRange) -> Result<BodyStream, ReadError> {
-        if reply.range.start != asked.start {
-            return Err(ReadError::Oss(self.nonsense(format!("asked for {asked:?}, got {:?}", reply.range))));
-        }
-        Ok(reply.body)
-    }
-
     /// Takes in a body; the inner error is that of a body that broke off.
     async fn drain(&mut self, mut body: BodyStream) -> Result<Result<(), Error>, ReadError> {
         while self.at < self.fill.range().end {
             match body.next().await {
                 Some(Ok(bytes)) => self.accept(bytes)?,
                 Some(Err(error)) => return Ok(Err(error)),
-                None => {
-                    // Its reply announced less than was asked for.
-                    return Ok(Err(self.nonsense(format!("the body ended at byte {}", self.at))));
-                }
+                None => return Ok(Err(self.ended_early())),
             }
         }
         Ok(Ok(()))
@@ -137,15 +127,15 @@ impl Fetch {
         Ok(())
     }
 
-    /// The error of a reply that is not what was asked for.
-    fn nonsense(&self, message: String) -> Error {
+    /// The error of a body that ends well before its time, which the client should have noticed.
+    fn ended_early(&self) -> Error {
         Error {
             operation: Operation::GetObject,
             kind: ErrorKind::Protocol,
             outcome: Outcome::NotApplied,
             status: 0,
             code: None,
-            message,
+            message: format!("the body ended at byte {} of {:?}", self.at, self.fill.range()),
             request_id: None,
             subject: self.shared.key().to_string(),
             endpoint: None,

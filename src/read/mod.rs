@@ -22,6 +22,11 @@ mod shared;
 mod tally;
 mod window;
 
+#[cfg(test)]
+mod service_double;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 pub use cursor::Cursor;

@@ -262,6 +262,11 @@ impl Shared {
         state.blocks.evict(bytes, &pins)
     }
 
+    #[cfg(test)]
+    pub(super) fn held(&self) -> u64 {
+        self.state.lock().blocks.held()
+    }
+
     /// Frees everything: no more reads will come.
     pub(super) fn close(&self) {
         self.state.lock().blocks.clear();
