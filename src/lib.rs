@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod devserver;
+pub mod fuse;
 pub mod journal;
 pub mod logging;
 pub mod oss;

@@ -1,0 +1,462 @@
+//! The kernel's requests in, replies out: types and numbers, nothing else.
+//!
+//! What memory or the local disk answers is answered on fuser's thread; what needs the network moves its reply
+//! into a task. A reply that is dropped answers EIO, so nothing here cancels or unwinds a task that owns one.
+
+mod errno;
+mod mount;
+
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+pub use mount::{KernelMount, MountError, MountPlan, serve, unmount};
+
+use crate::base::KeyError;
+use crate::base::limits::FUSE_WRITE_MAX;
+use crate::vfs::{Attr, AttrChange, Entry, FsError, Kind, OpenHow, OpenedFile, RenameMode, SetTime, Vfs};
+use errno::errno;
+
+/// Requests that the kernel keeps in the background; fuser's default of 16 starves parallel readers.
+const BACKGROUND_MAX: u16 = 128;
+/// How far the kernel reads ahead by itself.
+const READAHEAD_MAX: u32 = 1 << 20;
+/// Block size that `stat` and `statfs` tell.
+const BLOCK: u32 = 4096;
+/// An inode number is not given out twice, so generations need not differ.
+const GENERATION: Generation = Generation(0);
+
+/// The file system as fuser wants it.
+#[derive(Debug)]
+pub struct Adapter {
+    vfs: Arc<Vfs>,
+    runtime: Handle,
+    /// `readdirplus` pays only where a listing tells all attributes.
+    readdirplus: bool,
+}
+
+impl Adapter {
+    pub fn new(vfs: Arc<Vfs>, runtime: Handle, readdirplus: bool) -> Self {
+        Self { vfs, runtime, readdirplus }
+    }
+}
+
+fn utf8(name: &OsStr) -> Result<&str, FsError> {
+    name.to_str().ok_or(FsError::Name(KeyError::NotUtf8))
+}
+
+fn kind_of(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Dir => FileType::Directory,
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: attr.size.div_ceil(512),
+        atime: attr.atime,
+        mtime: attr.mtime,
+        ctime: attr.ctime,
+        crtime: attr.ctime,
+        kind: kind_of(attr.kind),
+        perm: attr.mode as u16,
+        nlink: if attr.kind == Kind::Dir { 2 } else { 1 },
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: 0,
+        blksize: BLOCK,
+        flags: 0,
+    }
+}
+
+fn how_of(flags: i32, tid: u32) -> OpenHow {
+    let mode = OpenFlags(flags).acc_mode();
+    OpenHow {
+        read: mode != OpenAccMode::O_WRONLY,
+        write: mode != OpenAccMode::O_RDONLY,
+        append: flags & libc::O_APPEND != 0,
+        truncate: flags & libc::O_TRUNC != 0,
+        tid,
+    }
+}
+
+/// A read-only handle has nothing to publish, so its closes need not be told.
+fn fopen_flags(opened: &OpenedFile, how: OpenHow) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    flags.set(FopenFlags::FOPEN_NOFLUSH, !how.write);
+    flags
+}
+
+fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
+    time.map(|time| match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(at) => SetTime::At(at),
+    })
+}
+
+fn reply_entry(result: Result<Entry, FsError>, reply: ReplyEntry) {
+    match result {
+        Ok(entry) => reply.entry(&entry.ttl, &file_attr(&entry.attr), GENERATION),
+        Err(error) => reply.error(told(&error)),
+    }
+}
+
+fn reply_attr(result: Result<Entry, FsError>, reply: ReplyAttr) {
+    match result {
+        Ok(entry) => reply.attr(&entry.ttl, &file_attr(&entry.attr)),
+        Err(error) => reply.error(told(&error)),
+    }
+}
+
+fn reply_empty(result: Result<(), FsError>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(told(&error)),
+    }
+}
+
+/// The errno of a failure; what is no ordinary answer is logged in words, since the application sees the number.
+fn told(error: &FsError) -> fuser::Errno {
+    match error {
+        FsError::Oss(_) | FsError::Write(_) | FsError::Read(_) => log::warn!("{error}"),
+        _ => log::trace!("{error}"),
+    }
+    errno(error)
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_ASYNC_READ
+            | InitFlags::FUSE_AUTO_INVAL_DATA;
+        if self.readdirplus {
+            wanted |= InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO;
+        }
+        for flag in wanted.iter() {
+            if config.add_capabilities(flag).is_err() {
+                log::debug!("this kernel has no {flag:?}");
+            }
+        }
+        if !config.capabilities().contains(InitFlags::FUSE_ATOMIC_O_TRUNC) {
+            return Err(io::Error::other("this kernel cannot open and truncate in one step"));
+        }
+        // Each of these answers with the nearest value where the kernel allows less.
+        for result in [config.set_max_write(FUSE_WRITE_MAX), config.set_max_readahead(READAHEAD_MAX)] {
+            if let Err(nearest) = result {
+                log::debug!("the kernel allows {nearest} bytes");
+            }
+        }
+        if let Err(nearest) = config.set_max_background(BACKGROUND_MAX) {
+            log::debug!("the kernel allows {nearest} requests in the background");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let name = match utf8(name) {
+            Ok(name) => name,
+            Err(error) => return reply.error(told(&error)),
+        };
+        if let Some(known) = self.vfs.lookup_now(parent.0, name) {
+            return reply_entry(known, reply);
+        }
+        let (vfs, name) = (self.vfs.clone(), name.to_owned());
+        self.runtime.spawn(async move { reply_entry(vfs.lookup(parent.0, &name).await, reply) });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.vfs.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        if let Some(known) = self.vfs.getattr_now(ino.0) {
+            return reply_attr(known, reply);
+        }
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move { reply_attr(vfs.getattr(ino.0).await, reply) });
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (atime, mtime, fh) = (set_time(atime), set_time(mtime), fh.map(|fh| fh.0));
+        let change = AttrChange { mode, uid, gid, size, atime, mtime, fh };
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move { reply_attr(vfs.setattr(ino.0, change).await, reply) });
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let name = match utf8(name) {
+            Ok(name) => name.to_owned(),
+            Err(error) => return reply.error(told(&error)),
+        };
+        let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
+        self.runtime.spawn(async move { reply_entry(vfs.mkdir(parent.0, &name, mode, owner).await, reply) });
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = match utf8(name) {
+            Ok(name) => name.to_owned(),
+            Err(error) => return reply.error(told(&error)),
+        };
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move { reply_empty(vfs.unlink(parent.0, &name).await, reply) });
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = match utf8(name) {
+            Ok(name) => name.to_owned(),
+            Err(error) => return reply.error(told(&error)),
+        };
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move { reply_empty(vfs.rmdir(parent.0, &name).await, reply) });
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else {
+            return reply.error(told(&FsError::Invalid));
+        };
+        let (name, newname) = match (utf8(name), utf8(newname)) {
+            (Ok(name), Ok(newname)) => (name.to_owned(), newname.to_owned()),
+            (Err(error), _) | (_, Err(error)) => return reply.error(told(&error)),
+        };
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move {
+            reply_empty(vfs.rename((parent.0, &name), (newparent.0, &newname), mode).await, reply);
+        });
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let how = how_of(flags.0, req.pid());
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move {
+            match vfs.open(ino.0, how).await {
+                Ok(opened) => reply.opened(FileHandle(opened.fh), fopen_flags(&opened, how)),
+                Err(error) => reply.error(told(&error)),
+            }
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let how = how_of(flags, req.pid());
+        let owner = (req.uid(), req.gid());
+        match utf8(name).and_then(|name| self.vfs.create(parent.0, name, mode, owner, how)) {
+            Ok((entry, opened)) => reply.created(
+                &entry.ttl,
+                &file_attr(&entry.attr),
+                GENERATION,
+                FileHandle(opened.fh),
+                fopen_flags(&opened, how),
+            ),
+            Err(error) => reply.error(told(&error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move {
+            match vfs.read(fh.0, offset, size).await {
+                Ok(bytes) => reply.data(&bytes),
+                Err(error) => reply.error(told(&error)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.vfs.write_now(fh.0, offset, data) {
+            Ok(Some(())) => reply.written(data.len() as u32),
+            Err(error) => reply.error(told(&error)),
+            Ok(None) => {
+                let (vfs, data) = (self.vfs.clone(), data.to_vec());
+                self.runtime.spawn(async move {
+                    match vfs.write(fh.0, offset, &data).await {
+                        Ok(()) => reply.written(data.len() as u32),
+                        Err(error) => reply.error(told(&error)),
+                    }
+                });
+            }
+        }
+    }
+
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        let (vfs, tid) = (self.vfs.clone(), req.pid());
+        self.runtime.spawn(async move { reply_empty(vfs.flush(fh.0, tid).await, reply) });
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move { reply_empty(vfs.release(fh.0).await, reply) });
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move { reply_empty(vfs.fsync(fh.0).await, reply) });
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.vfs.opendir(ino.0) {
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Err(error) => reply.error(told(&error)),
+        }
+    }
+
+    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move {
+            match vfs.readdir(fh.0, offset).await {
+                Ok(entries) => {
+                    for (at, (name, ino, kind)) in entries.iter().enumerate().skip(offset as usize) {
+                        if reply.add(INodeNo(*ino), at as u64 + 1, kind_of(*kind), name) {
+                            break;
+                        }
+                    }
+                    reply.ok();
+                }
+                Err(error) => reply.error(told(&error)),
+            }
+        });
+    }
+
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move {
+            match vfs.readdir(fh.0, offset).await {
+                Ok(entries) => {
+                    for (at, (name, child, kind)) in entries.iter().enumerate().skip(offset as usize) {
+                        if add_plus(&vfs, &mut reply, ino.0, at as u64 + 1, (name, *child, *kind)).await {
+                            break;
+                        }
+                    }
+                    reply.ok();
+                }
+                Err(error) => reply.error(told(&error)),
+            }
+        });
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.vfs.releasedir(fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        // Changes of names are in the bucket, or journaled, before they are answered.
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let usage = self.vfs.statfs();
+        let block = u64::from(BLOCK);
+        let (total, used) = (usage.capacity / block, usage.used.div_ceil(block));
+        let free = total.saturating_sub(used);
+        let files_free = u64::from(u32::MAX);
+        reply.statfs(total, free, free, usage.objects + files_free, files_free, BLOCK, 255, BLOCK);
+    }
+}
+
+/// Adds an entry with its attributes, counted as a look-up; whether the buffer is full.
+async fn add_plus(
+    vfs: &Vfs,
+    reply: &mut ReplyDirectoryPlus,
+    parent: u64,
+    next: u64,
+    (name, ino, kind): (&str, u64, Kind),
+) -> bool {
+    if name == "." || name == ".." {
+        // The kernel takes neither number nor attributes from these.
+        let at = SystemTime::UNIX_EPOCH;
+        let attr = Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at };
+        return reply.add(INodeNo(ino), next, name, &Duration::ZERO, &file_attr(&attr), GENERATION);
+    }
+    match vfs.lookup(parent, name).await {
+        Ok(entry) => {
+            let full = reply.add(INodeNo(entry.attr.ino), next, name, &entry.ttl, &file_attr(&entry.attr), GENERATION);
+            if full {
+                vfs.forget(entry.attr.ino, 1);
+            }
+            full
+        }
+        // It went away since the directory was read.
+        Err(_) => false,
+    }
+}

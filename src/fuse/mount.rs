@@ -1,0 +1,201 @@
+//! The kernel's side of a mount: making it, serving it, taking it away.
+//!
+//! Mounts by itself as root, by fusermount3 otherwise, and keeps the connection's descriptor, so that whoever
+//! holds that keeps the mount alive.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fuser::{Config, Session, SessionACL};
+
+use super::Adapter;
+
+/// Threads that decode and dispatch requests.
+const THREADS: usize = 4;
+
+/// How to mount.
+#[derive(Debug, Clone)]
+pub struct MountPlan {
+    pub mountpoint: PathBuf,
+    /// The source shown in mountinfo: `BUCKET` or `BUCKET:PREFIX`, as it was given.
+    pub source: String,
+    pub read_only: bool,
+    /// Everyone may use it (`allow_other`), not only who mounted it.
+    pub allow_other: bool,
+}
+
+/// The mount could not be made, or taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    #[error("/dev/fuse: {0}")]
+    Device(io::Error),
+    #[error("mount: {0}")]
+    Mount(io::Error),
+    #[error("fusermount3: {0}")]
+    Helper(String),
+    #[error("umount: {0}")]
+    Umount(io::Error),
+}
+
+/// A mount and its connection.
+#[derive(Debug)]
+pub struct KernelMount {
+    mountpoint: PathBuf,
+    connection: OwnedFd,
+}
+
+impl KernelMount {
+    /// Mounts. Nobody answers the kernel until [`serve`] runs.
+    pub fn make(plan: &MountPlan) -> Result<Self, MountError> {
+        // SAFETY: a plain call without arguments.
+        let connection = if unsafe { libc::geteuid() } == 0 { mount_as_root(plan)? } else { mount_by_helper(plan)? };
+        Ok(Self { mountpoint: plan.mountpoint.clone(), connection })
+    }
+
+    /// The connection, to be served.
+    pub fn connection(&self) -> io::Result<OwnedFd> {
+        self.connection.try_clone()
+    }
+}
+
+/// Takes the mount at a place away. With `detach` it goes at once, though it may be in use.
+///
+/// # Errors
+/// `EBUSY` while it is in use.
+pub fn unmount(mountpoint: &Path, detach: bool) -> Result<(), MountError> {
+    // SAFETY: a plain call without arguments.
+    if unsafe { libc::geteuid() } == 0 {
+        let path = c_string(mountpoint.as_os_str()).map_err(MountError::Umount)?;
+        let flags = if detach { libc::MNT_DETACH } else { 0 } | libc::UMOUNT_NOFOLLOW;
+        // SAFETY: the path is a C string that lives through the call.
+        if unsafe { libc::umount2(path.as_ptr(), flags) } != 0 {
+            return Err(MountError::Umount(io::Error::last_os_error()));
+        }
+        return Ok(());
+    }
+    let mut command = Command::new("fusermount3");
+    command.arg("-u").args(detach.then_some("-z")).arg("--").arg(mountpoint);
+    let output = command.output().map_err(|error| MountError::Helper(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if words.contains("busy") {
+        return Err(MountError::Umount(io::Error::from_raw_os_error(libc::EBUSY)));
+    }
+    Err(MountError::Helper(words))
+}
+
+/// Answers the kernel until the mount is gone. `up` is called once the first request can be answered.
+pub fn serve(adapter: Adapter, mount: &KernelMount, up: impl FnOnce()) -> io::Result<()> {
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(THREADS);
+    // A cloned descriptor has a queue of its own, which the kernel aborts with its owner.
+    config.clone_fd = false;
+    let session = Session::from_fd(adapter, mount.connection()?, SessionACL::All, config)?;
+    up();
+    session.run()
+}
+
+impl KernelMount {
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+}
+
+fn c_string(text: &OsStr) -> io::Result<CString> {
+    CString::new(text.as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+fn mount_as_root(plan: &MountPlan) -> Result<OwnedFd, MountError> {
+    let device = File::options().read(true).write(true).open("/dev/fuse").map_err(MountError::Device)?;
+    // SAFETY: plain calls without arguments.
+    let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };
+    let allow_other = if plan.allow_other { ",allow_other" } else { "" };
+    let data = format!(
+        "fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions{allow_other}",
+        device.as_raw_fd()
+    );
+    let read_only = if plan.read_only { libc::MS_RDONLY } else { 0 };
+    let strings = || -> io::Result<[CString; 4]> {
+        Ok([
+            c_string(OsStr::new(&plan.source))?,
+            c_string(plan.mountpoint.as_os_str())?,
+            c_string(OsStr::new("fuse.ossfuse"))?,
+            c_string(OsStr::new(&data))?,
+        ])
+    };
+    let [source, target, kind, data] = strings().map_err(MountError::Mount)?;
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | read_only;
+    // SAFETY: all pointers are C strings that live through the call.
+    let result = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) };
+    if result != 0 {
+        return Err(MountError::Mount(io::Error::last_os_error()));
+    }
+    Ok(device.into())
+}
+
+/// fusermount3 mounts for a user, and hands the connection over a socket.
+fn mount_by_helper(plan: &MountPlan) -> Result<OwnedFd, MountError> {
+    let broken = |error: io::Error| MountError::Helper(error.to_string());
+    let (ours, theirs) = UnixDatagram::pair().map_err(broken)?;
+    // The helper inherits its end; ours stays close-on-exec.
+    // SAFETY: F_SETFD on a descriptor that is open.
+    if unsafe { libc::fcntl(theirs.as_raw_fd(), libc::F_SETFD, 0) } != 0 {
+        return Err(broken(io::Error::last_os_error()));
+    }
+    let access = if plan.allow_other { ",allow_other" } else { "" };
+    let mode = if plan.read_only { "ro" } else { "rw" };
+    let source = plan.source.replace('\\', "\\\\").replace(',', "\\,");
+    let options = format!("{mode},nosuid,nodev,default_permissions,fsname={source},subtype=ossfuse{access}");
+    let output = Command::new("fusermount3")
+        .arg("-o")
+        .arg(options)
+        .arg("--")
+        .arg(&plan.mountpoint)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .output()
+        .map_err(|error| MountError::Helper(format!("{error}; install fuse3")))?;
+    if !output.status.success() {
+        return Err(MountError::Helper(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    drop(theirs);
+    receive_descriptor(&ours).map_err(broken)
+}
+
+fn receive_descriptor(socket: &UnixDatagram) -> io::Result<OwnedFd> {
+    let mut byte = [0u8; 1];
+    let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    // Room for one descriptor, aligned as a control message must be.
+    let mut control = [0u64; 8];
+    // SAFETY: an all-zero msghdr is a valid empty one.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: the message points to buffers that live through the call.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    if received < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: recvmsg has filled the message in.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    if header.is_null() {
+        return Err(io::Error::other("no descriptor was handed over"));
+    }
+    // SAFETY: the header is not null and lies in `control`.
+    let (level, kind) = unsafe { ((*header).cmsg_level, (*header).cmsg_type) };
+    if level != libc::SOL_SOCKET || kind != libc::SCM_RIGHTS {
+        return Err(io::Error::other("no descriptor was handed over"));
+    }
+    // SAFETY: an SCM_RIGHTS message carries at least one descriptor, which is ours from now on.
+    unsafe { Ok(OwnedFd::from_raw_fd(std::ptr::read_unaligned(libc::CMSG_DATA(header).cast()))) }
+}
