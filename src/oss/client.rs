@@ -30,7 +30,8 @@ pub struct ClientOptions {
     pub signature: SignatureVersion,
     /// An empty access key id asks anonymously.
     pub credentials: Credentials,
-    /// How long a try may pass without a byte moved.
+    /// How long a try may pass without a byte moved in either direction; three times as long while the service copies
+    /// or completes.
     pub try_timeout: Duration,
 }
 
@@ -69,10 +70,12 @@ impl Client {
         Ok(Self(Arc::new(Inner { bucket, region, signature, signer, skew_ms: AtomicI64::new(0), transport })))
     }
 
+    /// The name of the bucket.
     pub fn bucket(&self) -> &str {
         &self.0.bucket
     }
 
+    /// The counters as they are now, those of all clones together.
     pub fn stats(&self) -> Stats {
         self.0.transport.counters.snapshot()
     }

@@ -54,6 +54,15 @@ pub(super) async fn collect(
     }
 }
 
+/// The reply that a download belongs to.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) operation: Operation,
+    pub(super) subject: Box<str>,
+    pub(super) request_id: Option<String>,
+    pub(super) status: u16,
+}
+
 /// A stream of exactly the bytes that the head of the reply announced, or an error.
 pub(super) struct Download {
     body: reqwest::Body,
@@ -63,20 +72,8 @@ pub(super) struct Download {
     timer: Pin<Box<Sleep>>,
     waiting: bool,
     ended: bool,
-    operation: Operation,
-    subject: Box<str>,
-    request_id: Option<String>,
-    status: u16,
+    origin: Origin,
     counters: Arc<Counters>,
-}
-
-/// The reply that a download belongs to.
-#[derive(Debug)]
-pub(super) struct Origin {
-    pub(super) operation: Operation,
-    pub(super) subject: Box<str>,
-    pub(super) request_id: Option<String>,
-    pub(super) status: u16,
 }
 
 impl Download {
@@ -87,29 +84,17 @@ impl Download {
         origin: Origin,
         counters: Arc<Counters>,
     ) -> Self {
-        let Origin { operation, subject, request_id, status } = origin;
         let timer = Box::pin(sleep(patience));
-        Self {
-            body,
-            remaining: len,
-            patience,
-            timer,
-            waiting: false,
-            ended: false,
-            operation,
-            subject,
-            request_id,
-            status,
-            counters,
-        }
+        Self { body, remaining: len, patience, timer, waiting: false, ended: false, origin, counters }
     }
 
     fn end_with(&mut self, kind: ErrorKind, message: String) -> Poll<Option<Result<Bytes, Error>>> {
         self.ended = true;
+        let Origin { operation, subject, request_id, status } = &mut self.origin;
         let error = Error {
-            status: self.status,
-            request_id: self.request_id.take(),
-            ..Error::local(self.operation, &self.subject, kind, Outcome::NotApplied, message)
+            status: *status,
+            request_id: request_id.take(),
+            ..Error::local(*operation, subject, kind, Outcome::NotApplied, message)
         };
         self.counters.broke_off(&error);
         Poll::Ready(Some(Err(error)))

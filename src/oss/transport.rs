@@ -25,6 +25,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_CONNECTIONS_MAX: usize = 256;
 /// Headers in a reply; 8 KiB of user metadata can be some hundred of them. Their bytes are bounded by the read buffer.
 const HEADERS_MAX: usize = 512;
+/// How many times as long the service may stay silent over what takes it long.
+const PATIENCE_FACTOR_SLOW: u32 = 3;
 /// Before the connector's own timer, which knows that nothing was sent, the watch on the whole try must not end it.
 const GRACE: Duration = Duration::from_millis(100);
 
@@ -111,27 +113,10 @@ impl Transport {
             sent.headers_mut().insert(http::header::CONTENT_LENGTH, request.body.len().into());
             *sent.body_mut() = Some(reqwest::Body::wrap(upload));
         }
-        let response = self.watch(self.http.execute(sent), &progress).await;
+        let patience = if operation.is_slow() { self.patience * PATIENCE_FACTOR_SLOW } else { self.patience };
+        let response = watch(self.http.execute(sent), patience, &progress).await;
         let response = response.map_err(|lost| lost.into_failure(operation, subject, &progress))?;
         self.read(operation, subject, response, expect, &progress).await
-    }
-
-    /// Waits for the head of the reply as long as something moves.
-    async fn watch(
-        &self,
-        reply: impl Future<Output = reqwest::Result<reqwest::Response>>,
-        progress: &Progress,
-    ) -> Result<http::Response<reqwest::Body>, Lost> {
-        let mut reply = std::pin::pin!(reply);
-        loop {
-            let deadline = progress.deadline(self.patience) + GRACE;
-            match tokio::time::timeout_at(deadline, &mut reply).await {
-                Ok(Ok(response)) => return Ok(response.into()),
-                Ok(Err(error)) => return Err(Lost::Http(error)),
-                Err(_) if progress.deadline(self.patience) + GRACE > deadline => {}
-                Err(_) => return Err(Lost::Silence(self.patience)),
-            }
-        }
     }
 
     async fn read(
@@ -177,6 +162,24 @@ impl Transport {
         }
         reply.headers = headers;
         Ok(reply)
+    }
+}
+
+/// Waits for the head of the reply as long as something moves.
+async fn watch(
+    reply: impl Future<Output = reqwest::Result<reqwest::Response>>,
+    patience: Duration,
+    progress: &Progress,
+) -> Result<http::Response<reqwest::Body>, Lost> {
+    let mut reply = std::pin::pin!(reply);
+    loop {
+        let deadline = progress.deadline(patience) + GRACE;
+        match tokio::time::timeout_at(deadline, &mut reply).await {
+            Ok(Ok(response)) => return Ok(response.into()),
+            Ok(Err(error)) => return Err(Lost::Http(error)),
+            Err(_) if progress.deadline(patience) + GRACE > deadline => {}
+            Err(_) => return Err(Lost::Silence(patience)),
+        }
     }
 }
 

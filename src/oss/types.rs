@@ -100,6 +100,11 @@ impl Operation {
         !matches!(self.method(), Method::HEAD | Method::GET)
     }
 
+    /// Whether the service may work on it in silence for a while: on assembling an object, or on copying up to 5 GiB.
+    pub(super) fn is_slow(self) -> bool {
+        matches!(self, Self::CompleteMultipartUpload | Self::CopyObject | Self::UploadPartCopy)
+    }
+
     /// Whether doing it twice is as good as once. A second Complete finds no upload, a second Initiate leaves one behind.
     pub(super) fn is_repeatable(self) -> bool {
         !matches!(self, Self::CompleteMultipartUpload | Self::InitiateMultipartUpload)

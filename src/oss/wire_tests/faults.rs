@@ -162,8 +162,37 @@ async fn a_wrong_clock_is_mended_from_the_reply() {
 async fn a_service_that_says_nothing_is_left() {
     let server = Server::with_acts(vec![Act::Silence]).await;
     let client = server.client_with(Addressing::Path, Duration::from_millis(200));
-    let error = complete(&client).await.unwrap_err();
+    let error = client.initiate_upload(&key("k"), &PutHeaders::default()).await.unwrap_err();
     assert_eq!((error.kind, error.outcome), (ErrorKind::Transport, Outcome::Unknown));
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_service_at_work_may_be_silent_for_longer() {
+    let done = b"HTTP/1.1 200 OK\r\nContent-Length: 81\r\n\r\n<CompleteMultipartUploadResult><ETag>\"W-1\"</ETag>\
+                 </CompleteMultipartUploadResult>";
+    let server = Server::with_acts(vec![Act::Drip(vec![done.to_vec()], Duration::from_millis(1_000))]).await;
+    complete(&server.client_with(Addressing::Path, Duration::from_millis(800))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_cut_before_the_request_was_read_is_in_doubt_all_the_same() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let cut = tokio::spawn(async move {
+        for count in 1.. {
+            drop(listener.accept().await.unwrap());
+            if count == 5 {
+                return;
+            }
+        }
+    });
+    let client = Client::new(options(port, Addressing::Path, Duration::from_secs(20))).unwrap();
+    let error = complete(&client).await.unwrap_err();
+    assert_eq!((error.kind, error.outcome, client.stats().retries), (ErrorKind::Transport, Outcome::Unknown, 0));
+    let error = put(&client).await.unwrap_err();
+    assert_eq!((error.kind, error.outcome, client.stats().retries), (ErrorKind::Transport, Outcome::Unknown, 3));
+    cut.await.unwrap();
 }
 
 #[tokio::test]

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::server::{Act, Server, error, reply};
+use super::server::{Act, Server, error, options, reply};
 use super::{OBJECT, key};
 use crate::base::{ByteRange, ETag, PartNumber, UploadId};
 use crate::oss::{
-    Addressing, Body, CopyOptions, ErrorKind, GetOptions, ListRequest, ObjectKind, Operation, PutHeaders,
+    Addressing, Body, Client, CopyOptions, ErrorKind, GetOptions, ListRequest, ObjectKind, Operation, PutHeaders,
+    SignatureVersion,
 };
 
 fn put_ok() -> Act {
@@ -74,6 +75,20 @@ async fn an_upload_carries_its_length_its_type_and_nothing_unsigned() {
     assert!(authorization.starts_with("OSS4-HMAC-SHA256 Credential=ak/"), "{authorization}");
     assert_eq!(seen[1].header("content-length"), Some("0"));
     assert_eq!(seen[1].header("content-type"), Some("application/octet-stream"));
+}
+
+#[tokio::test]
+async fn the_old_signature_carries_no_header_of_its_own() {
+    let server = Server::start(|_, _| put_ok()).await;
+    let mut options = options(server.port(), Addressing::Path, Duration::from_secs(20));
+    (options.signature, options.region) = (SignatureVersion::V1, None);
+    let client = Client::new(options).unwrap();
+    client.put_object(&key("k"), &Body::Bytes("".into()), &PutHeaders::default()).await.unwrap();
+    let seen = &server.seen()[0];
+    assert!(seen.header("authorization").unwrap().starts_with("OSS ak:"));
+    assert!(seen.header("date").unwrap().ends_with(" GMT"));
+    assert_eq!((seen.header("x-oss-date"), seen.header("x-oss-content-sha256")), (None, None));
+    assert_eq!(seen.header("x-oss-security-token"), Some("token"));
 }
 
 #[tokio::test]

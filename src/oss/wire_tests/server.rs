@@ -108,6 +108,10 @@ impl Server {
         Self::start(move |index, _| acts[index.min(acts.len() - 1)].clone()).await
     }
 
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(super) fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().clone()
     }
