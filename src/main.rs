@@ -6,5 +6,8 @@ fn main() -> ExitCode {
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         log::debug!("a TLS provider is installed already");
     }
+    if let Some(status) = ossfuse::worker::probe_if_asked() {
+        return status;
+    }
     ossfuse::cli::run(std::env::args_os())
 }

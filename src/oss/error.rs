@@ -87,7 +87,7 @@ pub struct Error {
 
 impl Error {
     /// An error of this side's making: no reply, or one that cannot be believed.
-    pub(super) fn local(
+    pub(crate) fn local(
         operation: Operation,
         subject: &str,
         kind: ErrorKind,

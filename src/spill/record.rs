@@ -89,6 +89,8 @@ pub struct SessionRecord {
     /// Bytes of a spill file.
     pub piece_size: u64,
     pub base: Option<Base>,
+    /// The object that stood at the name when a file was begun anew: replacing it is what was meant.
+    pub replaces: Option<ETag>,
     /// How many bytes of the base still belong to the file: truncation takes from its end for good.
     pub base_valid: u64,
     /// The file is at least this long, beyond what its base and its spill files say (`truncate` upwards).
@@ -160,6 +162,7 @@ impl SessionRecord {
             piece_size,
             base_valid: base.as_ref().map_or(0, |base| base.size),
             base,
+            replaces: None,
             extent: 0,
             cut: None,
             headers: HeaderRecord::default(),
@@ -184,6 +187,7 @@ mod tests {
             key: Some(ObjectKey::parse("a/b").unwrap()),
             piece_size: 8 << 20,
             base: Some(Base { key: ObjectKey::parse("a/b").unwrap(), etag: ETag::new("X"), size: 7, crc64: Some(3) }),
+            replaces: Some(ETag::new("Y")),
             base_valid: 5,
             headers: HeaderRecord { content_type: Some("text/plain".into()), ..Default::default() },
             extent: 4,

@@ -82,7 +82,7 @@ impl Vfs {
                     Base { key: key.clone(), etag: version.etag.clone(), size: version.size, crc64: version.crc64 };
                 DirtyFile::edit(&self.write, key, base, headers, times)
             }
-            None => DirtyFile::create(&self.write, key, headers, times),
+            None => DirtyFile::create(&self.write, key, None, headers, times),
         };
         self.own_session(file, &dirty);
         state.dirty = Some(dirty.clone());

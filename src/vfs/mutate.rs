@@ -55,7 +55,7 @@ impl Vfs {
             node.lookups += 1;
             if let Some(dir) = &mut node.dir {
                 // It was made just now, so what it holds is known: nothing.
-                dir.listing = Some(Listing { entries: BTreeMap::new(), taken: Instant::now(), marker: true });
+                dir.listing = Some(Listing { entries: BTreeMap::new(), taken: Instant::now() });
             }
         }
         Ok(Entry { attr, ttl: self.options.attr_ttl })

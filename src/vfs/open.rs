@@ -128,7 +128,8 @@ impl Vfs {
         let node = tree.node(ino).ok_or(FsError::Stale)?;
         let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
         let headers = self.options.attr.edit_headers(held, &name, &node.attr);
-        let dirty = DirtyFile::create(&self.write, key, headers, self.options.attr.times());
+        let replaces = node.version.as_ref().map(|version| version.etag.clone());
+        let dirty = DirtyFile::create(&self.write, key, replaces, headers, self.options.attr.times());
         self.own_session(file, &dirty);
         let mut state = file.state.lock();
         (state.dirty, state.reader) = (Some(dirty), None);
@@ -247,7 +248,7 @@ impl Vfs {
         };
         let file = self.open_file(attr.ino)?;
         let headers = self.options.attr.new_file_headers(name, &attr);
-        let dirty = DirtyFile::create(&self.write, key, headers, self.options.attr.times());
+        let dirty = DirtyFile::create(&self.write, key, None, headers, self.options.attr.times());
         self.own_session(&file, &dirty);
         file.state.lock().dirty = Some(dirty);
         self.tree.lock().add_lookup(attr.ino);

@@ -11,7 +11,7 @@ use super::handles::Snapshot;
 use super::tree::{Listed, Listing, ROOT};
 use super::{Entry, Vfs};
 use crate::base::limits::PAGE_MAX;
-use crate::oss::{ListPage, ListRequest};
+use crate::oss::{self, ListPage, ListRequest};
 
 /// A listing across which this mount changed the directory is taken again, so often.
 const LISTING_TRIES: u32 = 3;
@@ -86,9 +86,9 @@ impl Vfs {
                 (tree.path(ino).ok_or(FsError::NotFound)?, changes)
             };
             let taken = Instant::now();
-            let (found, marker) = self.list_pages(&self.options.prefix.dir_key(&path)).await?;
+            let found = self.list_pages(&self.options.prefix.dir_key(&path)).await?;
             let mut tree = self.tree.lock();
-            let listing = self.make_listing(&mut tree, ino, found, taken, marker);
+            let listing = self.make_listing(&mut tree, ino, found, taken);
             let Some(dir) = tree.dir_mut(ino) else { return Err(FsError::Stale) };
             if dir.changes == changes || attempt == LISTING_TRIES {
                 dir.listing = Some(listing);
@@ -103,7 +103,6 @@ impl Vfs {
         ino: u64,
         found: BTreeMap<String, (Kind, Option<Version>)>,
         taken: Instant,
-        marker: bool,
     ) -> Listing {
         let mut entries = BTreeMap::new();
         for (name, (kind, version)) in found {
@@ -113,37 +112,49 @@ impl Vfs {
             let number = known.or(listed).unwrap_or_else(|| tree.new_ino());
             entries.insert(name, Listed { kind, ino: number, version });
         }
-        Listing { entries, taken, marker }
+        Listing { entries, taken }
     }
 
-    async fn list_pages(&self, prefix: &str) -> Result<(BTreeMap<String, (Kind, Option<Version>)>, bool), FsError> {
+    /// Asks for the first page of the root, as a look whether the bucket answers; a root that fits in it is listed.
+    ///
+    /// # Errors
+    /// The service's: bad credentials, a missing bucket, …
+    pub async fn probe(&self) -> Result<(), oss::Error> {
+        let prefix = self.options.prefix.dir_key("");
+        let request = page_request(&prefix, None);
+        let taken = Instant::now();
+        let page = self.client.list_objects(&request).await?;
+        if page.next_token.is_none() {
+            let mut found = BTreeMap::new();
+            self.take_page(page, &prefix, &mut found);
+            let mut tree = self.tree.lock();
+            let listing = self.make_listing(&mut tree, ROOT, found, taken);
+            if let Some(dir) = tree.dir_mut(ROOT) {
+                dir.listing = Some(listing);
+            }
+        }
+        Ok(())
+    }
+
+    async fn list_pages(&self, prefix: &str) -> Result<BTreeMap<String, (Kind, Option<Version>)>, FsError> {
         let mut found = BTreeMap::new();
-        let mut marker = false;
         let mut token = None;
         loop {
-            let request = ListRequest {
-                prefix: prefix.to_owned(),
-                delimiter: Some("/".into()),
-                continuation_token: token,
-                max_keys: PAGE_MAX,
-                ..ListRequest::default()
-            };
+            let request = page_request(prefix, token);
             let page = self.client.list_objects(&request).await?;
             token = page.next_token.clone();
-            marker |= self.take_page(page, prefix, &mut found);
+            self.take_page(page, prefix, &mut found);
             if token.is_none() {
-                return Ok((found, marker));
+                return Ok(found);
             }
         }
     }
 
-    /// Adds a page to the entries; keys that no path can carry are counted and left out. Whether the directory's
-    /// own marker was in it.
-    fn take_page(&self, page: ListPage, prefix: &str, found: &mut BTreeMap<String, (Kind, Option<Version>)>) -> bool {
-        let mut marker = false;
+    /// Adds a page to the entries; keys that no path can carry are counted and left out.
+    fn take_page(&self, page: ListPage, prefix: &str, found: &mut BTreeMap<String, (Kind, Option<Version>)>) {
         for entry in page.entries {
             if entry.key == prefix {
-                marker = true;
+                // The directory's own marker.
                 continue;
             }
             let Some(name) = self.shown_name(&entry.key, prefix) else { continue };
@@ -163,7 +174,6 @@ impl Vfs {
                 self.hide(&common);
             }
         }
-        marker
     }
 
     fn shown_name(&self, key: &str, prefix: &str) -> Option<String> {
@@ -188,5 +198,16 @@ impl Vfs {
     /// Attributes of an entry for `readdirplus`, counted as a look-up, where memory tells.
     pub fn entry_now(&self, parent: u64, name: &str) -> Option<Entry> {
         self.lookup_now(parent, name)?.ok()
+    }
+}
+
+/// One page of a directory.
+fn page_request(prefix: &str, continuation_token: Option<String>) -> ListRequest {
+    ListRequest {
+        prefix: prefix.to_owned(),
+        delimiter: Some("/".into()),
+        continuation_token,
+        max_keys: PAGE_MAX,
+        ..ListRequest::default()
     }
 }

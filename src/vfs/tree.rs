@@ -30,8 +30,6 @@ pub(super) struct Listed {
 pub(super) struct Listing {
     pub entries: BTreeMap<String, Listed>,
     pub taken: Instant,
-    /// Whether the directory has a marker object.
-    pub marker: bool,
 }
 
 /// One inode.

@@ -233,6 +233,15 @@ impl DirtyFile {
         Ok(None)
     }
 
+    /// Ends the session without touching its folder, which is to be set aside.
+    pub async fn set_aside(&self, reason: &str) -> Result<(), WriteError> {
+        let _one = self.publishing.lock().await;
+        log::error!("{}: not published: {reason}", self.name());
+        self.state.lock().ended = true;
+        self.engine.unregister(self.id());
+        Ok(())
+    }
+
     /// Ends the session unpublished, its bytes kept for `recover`.
     pub async fn keep(&self, reason: &str) -> Result<(), WriteError> {
         let _one = self.publishing.lock().await;

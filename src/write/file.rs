@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::state::{Piece, Running, State};
 use super::{WriteEngine, WriteError};
 use crate::base::time::{micros, now};
-use crate::base::{ByteRange, ObjectKey, PartNumber, SessionId};
+use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId};
 use crate::spill::{Base, HeaderRecord, Phase, SessionDir, SessionRecord, Times};
 use crate::upload::{Plan, Transfer};
 
@@ -67,10 +67,18 @@ struct Target {
 }
 
 impl DirtyFile {
-    /// Begins a session that writes a file anew, whatever stands at `key`.
-    pub fn create(engine: &WriteEngine, key: ObjectKey, headers: HeaderRecord, times: Times) -> Arc<Self> {
+    /// Begins a session that writes a file anew. `replaces` is the object that is known to stand at `key`.
+    pub fn create(
+        engine: &WriteEngine,
+        key: ObjectKey,
+        replaces: Option<ETag>,
+        headers: HeaderRecord,
+        times: Times,
+    ) -> Arc<Self> {
         let plan = Plan::new(engine.0.part_size, 0);
-        Self::begin(engine, key, plan, None, headers, times)
+        let file = Self::begin(engine, key, plan, None, headers, times);
+        file.state.lock().record.replaces = replaces;
+        file
     }
 
     /// Begins a session that edits an object; `base` was seen in the bucket just now.

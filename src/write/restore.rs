@@ -62,6 +62,17 @@ impl Restored {
         Ok(None)
     }
 
+    /// Whether no byte of the file would have to come from the object it edits.
+    pub fn is_whole(&self) -> bool {
+        let pieces = self.record.base_valid.div_ceil(self.record.piece_size);
+        (0..pieces).all(|index| self.pieces.iter().any(|(local, ..)| *local == index))
+    }
+
+    /// The CRC64 of the whole file, of one that is all local.
+    pub fn whole_sum(&self) -> Result<u64, WriteError> {
+        self.sum(ByteRange::new(0, self.size()))
+    }
+
     /// The CRC64 of a range of the file, from its spill files.
     fn sum(&self, range: ByteRange) -> Result<u64, WriteError> {
         let mut crc = Crc64::new();

@@ -1,0 +1,12 @@
+//! Replay: what becomes of the write sessions that an earlier process left behind.
+//!
+//! Evidence is gathered, [`decide()`] says what follows, and the same code that finishes a live file acts. Runs in
+//! the background after the mount; every step can be cut off anywhere and done again.
+
+mod decide;
+mod list;
+mod run;
+
+pub use decide::{Decision, Evidence, Mode, Record, Remote, decide};
+pub use list::{list_offline, list_sessions};
+pub use run::{Replay, ReplayError};

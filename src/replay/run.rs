@@ -1,0 +1,216 @@
+//! Gathers the evidence of each session, and does what the table says.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
+use crate::base::ObjectKey;
+use crate::base::time::{file_stamp, now};
+use crate::oss::{self, ErrorKind};
+use crate::spill::{Found, RecordError, SessionDir, SpillError};
+use crate::write::{CONFLICT, DirtyFile, Restored, WriteEngine, WriteError};
+
+/// The pause before a service that did not answer is asked again, doubled up to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Names tried for a conflict copy before the clock has moved on.
+const CONFLICT_NAMES_MAX: u32 = 100;
+
+/// The state of a mount cannot be taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error("session {0} was written by a newer version of the program; nothing was touched")]
+    Newer(String),
+    #[error(transparent)]
+    Spill(#[from] SpillError),
+}
+
+/// The sessions that were found, sorted out as far as can be without the service.
+#[derive(Debug)]
+pub struct Replay {
+    engine: WriteEngine,
+    mode: Mode,
+    /// To be published: taken up as live sessions already, so that look-ups find them.
+    pending: Vec<(Arc<DirtyFile>, Restored)>,
+}
+
+impl Replay {
+    /// Looks at every session on disk. Those that are to be published are live sessions when this returns.
+    ///
+    /// # Errors
+    /// `Newer`: then nothing was changed. Or the disk cannot be read.
+    pub fn prepare(engine: &WriteEngine, mode: Mode) -> Result<Self, ReplayError> {
+        let found = engine.spill().scan()?;
+        if let Some(newer) = found.iter().find(|found| matches!(found.record, Err(RecordError::Newer(_)))) {
+            return Err(ReplayError::Newer(newer.dir.id().to_string()));
+        }
+        let mut replay = Self { engine: engine.clone(), mode, pending: Vec::new() };
+        for session in found {
+            replay.sort_out(session);
+        }
+        Ok(replay)
+    }
+
+    /// Sessions that are to be published.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    fn sort_out(&mut self, found: Found) {
+        let record = match found.record {
+            Ok(Some(record)) => record,
+            Ok(None) => return quarantine(&found.dir, "it has no session file"),
+            Err(error) => return quarantine(&found.dir, &error.to_string()),
+        };
+        let kind = Record::of(&record.phase, record.key.is_some());
+        let id = found.dir.id();
+        let known = Evidence { record: kind, intact: true, whole: true, remote: Remote::NotAsked, mode: self.mode };
+        match decide(&known) {
+            Decision::Discard => {
+                if let Err(error) = found.dir.discard() {
+                    log::error!("session {id}: {error}");
+                }
+            }
+            Decision::Look => self.take_up(found.dir, record),
+            decision => log::info!("session {id} of {:?}: {decision:?}", record.key),
+        }
+    }
+
+    fn take_up(&mut self, dir: SessionDir, record: crate::spill::SessionRecord) {
+        let id = dir.id();
+        match Restored::load(dir, record) {
+            Ok(restored) => {
+                let file = DirtyFile::restore(&self.engine, &restored);
+                self.pending.push((file, restored));
+            }
+            Err(error) => log::error!("session {id} cannot be read and is left where it is: {error}"),
+        }
+    }
+
+    /// Publishes what is pending, one session after the other; each is tried until the service answers.
+    pub async fn run(self) {
+        for (file, restored) in self.pending {
+            let mut pause = PAUSE.0;
+            while let Err(error) = replay_one(&self.engine, self.mode, &file, &restored).await {
+                log::warn!("{}: replay: {error}; trying again", file.name());
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        }
+    }
+}
+
+/// Sets a session aside, with a note that says why.
+fn quarantine(dir: &SessionDir, reason: &str) {
+    log::error!("session {} is set aside in quarantine/: {reason}", dir.id());
+    if let Err(error) = fs::write(dir.path().join("reason"), reason) {
+        log::warn!("session {}: its note cannot be written: {error}", dir.id());
+    }
+    if let Err(error) = dir.quarantine() {
+        log::error!("session {}: {error}", dir.id());
+    }
+}
+
+async fn replay_one(
+    engine: &WriteEngine,
+    mode: Mode,
+    file: &Arc<DirtyFile>,
+    restored: &Restored,
+) -> Result<(), WriteError> {
+    let Some(key) = file.publishable_key() else { return Ok(()) };
+    let record = &restored.record;
+    let damage = restored.damage()?;
+    let whole = restored.is_whole();
+    let remote = if damage.is_some() { Remote::NotAsked } else { look(engine, &key, restored).await? };
+    let kind = Record::of(&record.phase, record.key.is_some());
+    match decide(&Evidence { record: kind, intact: damage.is_none(), whole, remote, mode }) {
+        Decision::Finish => finish(engine, file, restored).await,
+        Decision::Beside => {
+            let name = conflict_name(engine, &key).await?;
+            log::warn!("{key}: another client changed it; what was written here is published as {name}");
+            file.rename(name, None).await?;
+            file.publish().await.map(drop)
+        }
+        Decision::AlreadyDone => {
+            log::info!("{key}: is in the bucket already");
+            file.discard().await.map(drop)
+        }
+        Decision::KeepConflict => file.keep(CONFLICT).await,
+        Decision::Quarantine => {
+            let reason = damage.unwrap_or_default();
+            file.set_aside(&reason).await?;
+            quarantine(&restored.dir, &reason);
+            Ok(())
+        }
+        decision => {
+            log::error!("{key}: {decision:?} is no decision for a session that was to be published");
+            Ok(())
+        }
+    }
+}
+
+async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored) -> Result<(), WriteError> {
+    let known = match engine.upload().journal().upload_of(file.id()) {
+        Ok(known) => known,
+        Err(error) => {
+            log::warn!("{}: {error}; all of it is sent again", file.name());
+            None
+        }
+    };
+    let taken_up = match &known {
+        Some((upload, _)) => file.resume_upload(restored, upload).await?,
+        None => 0,
+    };
+    log::info!("{}: replay: {taken_up} parts are on the service already", file.name());
+    match file.publish().await {
+        Err(WriteError::Stale) => file.keep(CONFLICT).await,
+        other => other.map(drop),
+    }
+}
+
+/// What stands at the key, against what the session knows.
+async fn look(engine: &WriteEngine, key: &ObjectKey, restored: &Restored) -> Result<Remote, WriteError> {
+    let began_from = restored.record.base.as_ref().map(|base| &base.etag).or(restored.record.replaces.as_ref());
+    let meta = match engine.upload().client().head_object(key).await {
+        Ok(meta) => Some(meta),
+        Err(error) if error.kind == ErrorKind::NoSuchKey => None,
+        Err(error) => return Err(error.into()),
+    };
+    let remote = match (meta, began_from) {
+        (Some(meta), began_from) => {
+            let same = meta.size == restored.size() && restored.is_whole() && meta.crc64 == Some(restored.whole_sum()?);
+            match began_from {
+                // An object that equals the file is the file: nothing can be gained by sending it again.
+                _ if same => Remote::Published,
+                Some(etag) if *etag == meta.etag => Remote::AsBefore,
+                _ => Remote::Changed,
+            }
+        }
+        (None, _) if restored.record.base.is_some() => Remote::Changed,
+        // What was to be replaced is gone: the name is free.
+        (None, _) => Remote::AsBefore,
+    };
+    Ok(remote)
+}
+
+/// A free name beside the object.
+async fn conflict_name(engine: &WriteEngine, key: &ObjectKey) -> Result<ObjectKey, WriteError> {
+    let stamp = file_stamp(now());
+    for attempt in 0..CONFLICT_NAMES_MAX {
+        let suffix = if attempt == 0 { String::new() } else { format!("-{attempt}") };
+        let Ok(name) = ObjectKey::parse(&format!("{key}.conflict-{stamp}{suffix}")) else { break };
+        match engine.upload().client().head_object(&name).await {
+            Ok(_) => {}
+            Err(error) if error.kind == ErrorKind::NoSuchKey => return Ok(name),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(oss::Error::local(
+        oss::Operation::HeadObject,
+        key.as_str(),
+        ErrorKind::InvalidArgument,
+        oss::Outcome::NotApplied,
+        "no name for a conflict copy beside it",
+    )
+    .into())
+}

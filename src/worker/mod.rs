@@ -1,0 +1,310 @@
+//! Serves one mount, from the opening of its state to its end: puts all the parts together.
+//!
+//! The order of the start: own the state folder, speak with the bucket, open journal and spill, take up the
+//! sessions of an earlier process, mount, answer. The end: nothing is pending, the mount is gone, the process too.
+
+mod drain;
+mod journal;
+mod refusal;
+mod status;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::base::Budget;
+use crate::base::limits::MIB;
+use crate::config::{Access, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode};
+use crate::control::server::{Progress, Server};
+use crate::control::{Failure, Ready, Request, Response};
+use crate::fuse::{self, Adapter, KernelMount, MountPlan};
+use crate::oss::Client;
+use crate::read::{ReadEngine, ReadOptions};
+use crate::replay::{self, Mode, Replay};
+use crate::spill::{Layout, LockedFolder, SpillStore};
+use crate::upload::{UploadEngine, UploadOptions};
+use crate::vfs::{AttrOptions, Vfs, VfsOptions};
+use crate::write::WriteEngine;
+use drain::{Drain, Drained};
+
+pub use journal::probe_if_asked;
+pub use refusal::Error;
+
+/// Threads that drive the network.
+const NETWORK_THREADS: usize = 2;
+/// Of the memory limit, what is not for read buffers: bodies on their way up, and the program itself.
+const MEMORY_RESERVE: u64 = 64 * MIB;
+
+/// A mount and all that belongs to it.
+struct Worker {
+    config: MountConfig,
+    client: Client,
+    vfs: Arc<Vfs>,
+    drain: Drain,
+    started_at: std::time::SystemTime,
+}
+
+/// Mounts, calls `ready.up()` once the mount answers, and serves until it is unmounted.
+///
+/// # Errors
+/// The mount could not come up, in one line.
+pub fn run(config: MountConfig, ready: Ready) -> Result<(), Error> {
+    raise_file_limit();
+    let owner = format!("process {} for {}", std::process::id(), config.mountpoint.display());
+    let folder =
+        LockedFolder::lock(Layout::new(&config.state_folder), &owner).map_err(|error| refusal::lock(&error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(NETWORK_THREADS)
+        .thread_name("network")
+        .enable_all()
+        .build()
+        .map_err(|error| refusal::io("the network threads", &error))?;
+    let (worker, replay) = assemble(&config, &folder, &runtime)?;
+    let mount = make_mount(&config)?;
+    let worker = Arc::new(worker);
+    if let Some(id) = mount_id(&config.mountpoint) {
+        worker.vfs.set_mount_id(id);
+    }
+    let outcome = serve(&worker, &mount, &runtime, replay, ready);
+    // Whatever is still running belongs to nobody: replies that are dropped must not be, so nothing is unwound.
+    match outcome {
+        Ok(()) => exit(0),
+        Err(error) => Err(refusal::io("the mount", &error)),
+    }
+}
+
+/// Ends the process without unwinding anything.
+fn exit(code: i32) -> ! {
+    log::logger().flush();
+    // SAFETY: ends the process; nothing runs after it.
+    unsafe { libc::_exit(code) }
+}
+
+fn assemble(config: &MountConfig, folder: &LockedFolder, runtime: &Runtime) -> Result<(Worker, Replay), Error> {
+    let _inside = runtime.enter();
+    let client = Client::new((&config.connection).into()).map_err(|error| refusal::service(config, &error))?;
+    let (journal, _writer) = journal::open(&folder.layout().journal())?;
+    let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers: config.writing.upload_workers });
+    let spill = SpillStore::open(folder);
+    let write = WriteEngine::new(upload, spill, config.writing.part_size, runtime.handle().clone());
+    let budget = Budget::new(config.memory_limit.saturating_sub(MEMORY_RESERVE).max(16 * MIB));
+    let mut reading = ReadOptions::new(budget);
+    reading.workers = config.reading.download_workers;
+    let read = ReadEngine::new(client.clone(), reading, runtime.handle().clone());
+    let vfs = Vfs::new(vfs_options(config), read, write.clone(), runtime.handle().clone());
+    let probe = runtime.block_on(tokio::time::timeout(config.mount_timeout, vfs.probe()));
+    probe.map_err(|_| refusal::silent(config))?.map_err(|error| refusal::service(config, &error))?;
+    let replay =
+        Replay::prepare(&write, mode_of(config.writing.recover)).map_err(|error| refusal::replay(config, &error))?;
+    let drain = Drain::new(write);
+    let worker = Worker { config: config.clone(), client, vfs, drain, started_at: crate::base::time::now() };
+    Ok((worker, replay))
+}
+
+fn mode_of(mode: RecoverMode) -> Mode {
+    match mode {
+        RecoverMode::Safe => Mode::Safe,
+        RecoverMode::Publish => Mode::Publish,
+        RecoverMode::Keep => Mode::Keep,
+    }
+}
+
+fn vfs_options(config: &MountConfig) -> VfsOptions {
+    let files = &config.files;
+    let content_type = match &files.content_type {
+        ContentType::Auto => None,
+        ContentType::Fixed(kind) => Some(kind.clone()),
+    };
+    VfsOptions {
+        prefix: config.connection.prefix.clone(),
+        attr: AttrOptions {
+            uid: files.uid,
+            gid: files.gid,
+            file_mode: files.file_mode,
+            dir_mode: files.dir_mode,
+            posix: files.metadata == MetadataMode::Posix,
+            content_type,
+            storage_class: files.storage_class.map(ToOwned::to_owned),
+            server_side_encryption: files.encryption.map(ToOwned::to_owned),
+        },
+        attr_ttl: files.attr_ttl,
+        list_ttl: files.list_ttl,
+        read_only: files.read_only,
+        fsync_remote: config.writing.fsync == FsyncMode::Remote,
+        publish_killed: config.writing.on_kill == OnKill::Publish,
+        capacity: files.capacity,
+    }
+}
+
+fn make_mount(config: &MountConfig) -> Result<KernelMount, Error> {
+    let plan = MountPlan {
+        mountpoint: config.mountpoint.clone(),
+        source: config.spec.clone(),
+        read_only: config.files.read_only,
+        allow_other: config.files.access != Access::Owner,
+    };
+    KernelMount::make(&plan).map_err(|error| refusal::mount(config, &error))
+}
+
+/// Serves the kernel and the control socket until the mount is gone and nothing is pending.
+fn serve(worker: &Arc<Worker>, mount: &KernelMount, runtime: &Runtime, replay: Replay, ready: Ready) -> io::Result<()> {
+    let control = {
+        let _inside = runtime.enter();
+        Server::bind(&worker.config.socket)?
+    };
+    let handler = worker.clone();
+    let control = runtime.spawn(control.serve(move |request, progress| answer(handler.clone(), request, progress)));
+    runtime.spawn(unmount_on_signal(worker.clone()));
+    let pending = replay.pending();
+    runtime.spawn(replay.run());
+    worker.vfs.refresh_usage();
+    let posix = worker.config.files.metadata == MetadataMode::Posix;
+    let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix);
+    let place = worker.config.mountpoint.display().to_string();
+    let served = fuse::serve(adapter, mount, || {
+        log::info!("{} is mounted at {place}; {pending} files to be sent from before", worker.config.spec);
+        ready.up();
+    });
+    log::info!("{place}: unmounted");
+    // A bare umount(2), or a lazy one, does not wait: what is pending is sent now.
+    runtime.block_on(worker.drain.finish());
+    control.abort();
+    if let Err(error) = std::fs::remove_file(&worker.config.socket) {
+        log::debug!("the control socket: {error}");
+    }
+    served
+}
+
+async fn answer(worker: Arc<Worker>, request: Request, progress: Progress) -> Response {
+    match request {
+        Request::Status => Response::Status { status: Box::new(status::of(&worker)) },
+        Request::RecoverList => recover_list(&worker),
+        Request::Umount { force: true, .. } => match fuse::unmount(&worker.config.mountpoint, true) {
+            Ok(()) => {
+                log::warn!("{}: detached by force; what is pending is kept", worker.config.mountpoint.display());
+                leave_soon();
+                Response::Done
+            }
+            Err(error) => failed(&worker, &error.to_string()),
+        },
+        Request::Umount { timeout_ms, .. } => {
+            let report = |pending| progress.report(pending);
+            let drained =
+                worker.drain.drain(Duration::from_millis(timeout_ms), report, || progress.is_abandoned()).await;
+            match drained {
+                Drained::All => unmount(&worker),
+                Drained::TimedOut(pending) => Response::TimedOut { pending },
+            }
+        }
+    }
+}
+
+fn unmount(worker: &Worker) -> Response {
+    match fuse::unmount(&worker.config.mountpoint, false) {
+        Ok(()) => Response::Done,
+        Err(fuse::MountError::Umount(error)) if error.raw_os_error() == Some(libc::EBUSY) => Response::Busy,
+        Err(error) => failed(worker, &error.to_string()),
+    }
+}
+
+fn failed(worker: &Worker, why: &str) -> Response {
+    Response::Failed(Failure {
+        what: worker.config.mountpoint.display().to_string(),
+        why: why.to_owned(),
+        mend: "see its log".to_owned(),
+    })
+}
+
+fn recover_list(worker: &Worker) -> Response {
+    let state_folder = worker.config.state_folder.clone();
+    match replay::list_sessions(&state_folder, &worker.drain.busy()) {
+        Ok(entries) => Response::RecoverList { state_folder, entries },
+        Err(error) => failed(worker, &error.to_string()),
+    }
+}
+
+/// Ends the process once the answer to the command is out, whoever still uses the mount.
+fn leave_soon() {
+    tokio::spawn(async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        exit(0);
+    });
+}
+
+/// SIGTERM and SIGINT are an umount with its drain; a second one goes at once.
+async fn unmount_on_signal(worker: Arc<Worker>) {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        log::error!("signals cannot be received; use `ossfuse umount`");
+        return;
+    };
+    let place = worker.config.mountpoint.display();
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        if asked {
+            log::warn!("{place}: asked again to end: detaching; what is pending is kept");
+            if let Err(error) = fuse::unmount(&worker.config.mountpoint, true) {
+                log::error!("{error}");
+            }
+            exit(0);
+        }
+        asked = true;
+        log::info!("{place}: asked to end: sending what is pending");
+        let worker = worker.clone();
+        tokio::spawn(async move {
+            worker.drain.finish().await;
+            if let Response::Busy = unmount(&worker) {
+                let place = worker.config.mountpoint.display();
+                log::warn!(
+                    "{place}: all is sent, but the mount is in use; it stays until `umount`, or a second signal"
+                );
+            }
+        });
+    }
+}
+
+/// Spill files and connections need descriptors: takes as many as are allowed.
+fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct lives through both calls.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if !raised {
+        log::debug!("the limit of open files stays as it is: {}", io::Error::last_os_error());
+    }
+}
+
+/// The id under which descriptors on the mount's files show in `fdinfo`.
+fn mount_id(mountpoint: &std::path::Path) -> Option<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    let is_here = |line: &&[u8]| {
+        let place = line.split(|b| *b == b' ').nth(4).unwrap_or_default();
+        place == escape(mountpoint.as_os_str().as_bytes())
+    };
+    // The last one lies on top.
+    let line = table.split(|b| *b == b'\n').filter(is_here).last()?;
+    std::str::from_utf8(line.split(|b| *b == b' ').next()?).ok()?.parse().ok()
+}
+
+/// A path as mountinfo writes it.
+fn escape(path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    for byte in path {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => out.extend_from_slice(format!("\\{byte:03o}").as_bytes()),
+            byte => out.push(*byte),
+        }
+    }
+    out
+}

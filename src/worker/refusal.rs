@@ -1,0 +1,79 @@
+//! Why a mount does not come up, each in one line: `WHAT: WHY; MEND`.
+
+use std::io;
+
+use crate::base::units::format_duration;
+use crate::config::MountConfig;
+use crate::fuse::MountError;
+use crate::oss::{self, ErrorKind};
+use crate::replay::ReplayError;
+use crate::spill::LockError;
+
+/// Why a mount could not be served, as `WHAT: WHY; MEND`.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(String);
+
+fn line(what: impl std::fmt::Display, why: impl std::fmt::Display, mend: &str) -> Error {
+    Error(format!("{what}: {why}; {mend}"))
+}
+
+pub(super) fn io(what: &str, error: &io::Error) -> Error {
+    line(what, error, "see the log")
+}
+
+pub(super) fn lock(error: &LockError) -> Error {
+    match error {
+        LockError::Busy { path, owner } => line(
+            path.display(),
+            format!("the state folder is in use by {owner}"),
+            "unmount that first, or choose another --state-dir",
+        ),
+        LockError::Spill(error) => line("the state folder", error, "see --state-dir"),
+    }
+}
+
+pub(super) fn silent(config: &MountConfig) -> Error {
+    let why = format!("no answer within {}", format_duration(config.mount_timeout));
+    line(&config.connection.endpoint, why, "check --endpoint and the network")
+}
+
+pub(super) fn service(config: &MountConfig, error: &oss::Error) -> Error {
+    let bucket = &config.connection.bucket;
+    let endpoint = &config.connection.endpoint;
+    let told = error.code.as_deref().unwrap_or(&error.message);
+    if let Some(right) = &error.endpoint {
+        return line(bucket, format!("the bucket is not at {endpoint}"), &format!("use --endpoint {right}"));
+    }
+    match error.kind {
+        ErrorKind::NoSuchBucket => line(bucket, "there is no such bucket", "check its name and the region"),
+        ErrorKind::Credentials => line(
+            bucket,
+            format!("the access key was refused ({told})"),
+            "check OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET",
+        ),
+        ErrorKind::AccessDenied => {
+            line(bucket, format!("access denied ({told})"), "the key needs oss:ListObjects on the bucket")
+        }
+        ErrorKind::Transport => {
+            line(endpoint, format!("cannot be reached: {}", error.message), "check --endpoint and the network")
+        }
+        _ => line(bucket, error, "check --endpoint and --region"),
+    }
+}
+
+pub(super) fn replay(config: &MountConfig, error: &ReplayError) -> Error {
+    let mend = match error {
+        ReplayError::Newer(_) => "use the newer version, or another --state-dir",
+        ReplayError::Spill(_) => "see --state-dir",
+    };
+    line(config.state_folder.display(), error, mend)
+}
+
+pub(super) fn mount(config: &MountConfig, error: &MountError) -> Error {
+    let mend = match error {
+        MountError::Device(_) => "load the fuse module, or give the container /dev/fuse",
+        _ => "check the mount point and your rights",
+    };
+    line(config.mountpoint.display(), error, mend)
+}
