@@ -50,7 +50,7 @@ const EXAMPLE: &str = "Example:
 /// # Errors
 /// Its address or its data cannot be had.
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    // A second server in one process is a test's business; this one may take the log to stderr.
+    // Warnings go to stderr; where something logs already, they go there.
     drop(env_logger::Builder::new().filter_module("ossfuse", log::LevelFilter::Warn).try_init());
     let failed = |error: std::io::Error| Error::new("dev-server", error, "see --data and --listen");
     let runtime = tokio::runtime::Runtime::new().map_err(failed)?;

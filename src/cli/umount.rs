@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::flags::CommonFlags;
 use super::mountinfo::{self, Mounted, Pulse};
@@ -65,11 +65,12 @@ fn unmount(mut client: Client, mountpoint: &Path, args: &Args) -> Result<(), Err
     let place = mountpoint.display();
     let timeout_ms = u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX);
     let patience = if args.force { FORCE_PATIENCE } else { args.timeout.saturating_add(MARGIN) };
+    let begun = Instant::now();
     let mut bar = Bar::default();
     let asked = client.send(&Request::Umount { timeout_ms, force: args.force });
     let answer = asked.and_then(|()| {
         loop {
-            match client.receive(patience)? {
+            match client.receive(patience.saturating_sub(begun.elapsed()))? {
                 Response::Progress { pending } => bar.show(pending),
                 last => break Ok(last),
             }
