@@ -8,13 +8,14 @@ use std::fs::File;
 use std::io::{self, PipeReader};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Error;
 use super::mountinfo::{self, Pulse};
+use super::{Error, complain};
 use crate::base::units::format_duration;
 use crate::config::MountConfig;
 use crate::control::{READY_VARIABLE, Started, read_started};
@@ -40,31 +41,31 @@ pub(super) fn start(config: &MountConfig) -> Result<(), Error> {
     let place = config.mountpoint.display();
     let (child, pipe) =
         spawn(config).map_err(|error| Error::new(&place, format!("the mount cannot be started: {error}"), ""))?;
-    let heard = wait(pipe, config.mount_timeout + MARGIN)
-        .map_err(|error| Error::new(&place, format!("the mount cannot be waited for: {error}"), ""));
+    let heard = wait(pipe, config.mount_timeout + MARGIN);
+    if matches!(heard, Ok(Heard::Started(Started::Up))) {
+        return Ok(());
+    }
+    let epitaph = end(child, matches!(heard, Ok(Heard::Started(_))));
+    clear(&config.mountpoint);
+    Err(explain(heard, &epitaph, config))
+}
+
+/// Why there is no mount.
+fn explain(heard: io::Result<Heard>, epitaph: &str, config: &MountConfig) -> Error {
     let log = config.log.file.as_deref().map_or(String::new(), |log| format!("see {}", log.display()));
     let (why, mend) = match heard {
-        Ok(Heard::Started(Started::Up)) => return Ok(()),
-        Ok(Heard::Started(Started::Failed(line))) => {
-            end(child, config);
-            return Err(Error::line(line));
+        Ok(Heard::Started(Started::Failed(line))) => return Error::line(line),
+        Ok(Heard::Started(Started::Up | Started::Died)) => {
+            (format!("the mount ended before it answered ({epitaph})"), log)
         }
-        Ok(Heard::Started(Started::Died)) => (format!("the mount ended before it answered ({})", epitaph(child)), log),
         Ok(Heard::TimedOut) => {
-            end(child, config);
             let limit = format_duration(config.mount_timeout);
             (format!("the mount did not answer within {limit}"), format!("{log}, or give a longer --mount-timeout"))
         }
-        Ok(Heard::Interrupted) => {
-            end(child, config);
-            ("interrupted before the mount answered".to_owned(), "nothing is mounted".to_owned())
-        }
-        Err(error) => {
-            end(child, config);
-            return Err(error);
-        }
+        Ok(Heard::Interrupted) => ("interrupted before the mount answered".to_owned(), "nothing is mounted".to_owned()),
+        Err(error) => (format!("the mount cannot be waited for: {error}"), log),
     };
-    Err(Error::new(&place, why, mend))
+    Error::new(config.mountpoint.display(), why, mend)
 }
 
 fn spawn(config: &MountConfig) -> io::Result<(Child, PipeReader)> {
@@ -118,8 +119,18 @@ fn wait(pipe: PipeReader, patience: Duration) -> io::Result<Heard> {
     heard
 }
 
-fn epitaph(mut child: Child) -> String {
-    match child.wait() {
+/// Ends a mount that is given up, unless it ends by itself, and tells how it went.
+fn end(mut child: Child, by_itself: bool) -> String {
+    if let (false, Ok(pid)) = (by_itself, i32::try_from(child.id())) {
+        // SAFETY: our own child that nobody has waited for, so the number is still its.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+    }
+    let deadline = Instant::now() + FAREWELL;
+    while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // One that has ended already cannot be killed, and is waited for all the same.
+    match child.kill().and_then(|()| child.wait()) {
         Ok(status) => match status.signal() {
             Some(signal) => format!("signal {signal}"),
             None => format!("exit status {}", status.code().unwrap_or_default()),
@@ -128,19 +139,13 @@ fn epitaph(mut child: Child) -> String {
     }
 }
 
-/// Ends a mount that is given up, and takes away what it may have mounted.
-fn end(mut child: Child, config: &MountConfig) {
-    if let Ok(pid) = i32::try_from(child.id()) {
-        // SAFETY: our own child that nobody has waited for, so the number is still its.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
-    }
-    let deadline = Instant::now() + FAREWELL;
-    while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let ended = child.kill().and_then(|()| child.wait());
-    let left = mountinfo::at(&config.mountpoint).ok().flatten().is_some_and(|mounted| mounted.is_ours());
-    if ended.is_ok() && left && mountinfo::pulse(&config.mountpoint) == Pulse::Dead {
-        drop(mountinfo::detach(&config.mountpoint));
+/// Takes away what an ended mount may have left at its place.
+fn clear(mountpoint: &Path) {
+    let left = mountinfo::at(mountpoint).ok().flatten().is_some_and(|mounted| mounted.is_ours());
+    if left
+        && mountinfo::pulse(mountpoint) == Pulse::Dead
+        && let Err(error) = mountinfo::detach(mountpoint)
+    {
+        complain(&format!("{}: a dead mount stays: {error}", mountpoint.display()));
     }
 }

@@ -1,6 +1,6 @@
 //! `ossfuse dev-server`: the service on this machine, for trying and testing.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +21,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// The address to listen at; port 0 takes any that is free
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
     listen: SocketAddr,
     /// A bucket to make if missing; repeatable
     #[arg(long = "bucket", value_name = "NAME")]
@@ -50,7 +50,7 @@ const EXAMPLE: &str = "Example:
 /// # Errors
 /// Its address or its data cannot be had.
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    // A second server in one process is a test's business; this one may take the log to stderr.
+    // Warnings go to stderr; where something logs already, they go there.
     drop(env_logger::Builder::new().filter_module("ossfuse", log::LevelFilter::Warn).try_init());
     let failed = |error: std::io::Error| Error::new("dev-server", error, "see --data and --listen");
     let runtime = tokio::runtime::Runtime::new().map_err(failed)?;
@@ -67,6 +67,12 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         };
         server.run(stop).await.map_err(failed)
     })
+}
+
+/// Takes names too, such as `localhost:9000`.
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let found = text.to_socket_addrs().ok().and_then(|mut found| found.next());
+    found.ok_or_else(|| format!("`{text}` is no HOST:PORT; write it like 127.0.0.1:9000"))
 }
 
 impl Args {

@@ -62,19 +62,20 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     }
     let state_dir_is_chosen = layers.raw.given(&options::STATE_DIR).is_some();
     preflight::check(&config, state_dir_is_chosen)?;
+    if config.foreground {
+        return serve(config, Ready::nobody(), &layers.warnings);
+    }
     for warning in &layers.warnings {
         complain(&format!("warning: {warning}"));
     }
-    if config.foreground { serve(config, Ready::nobody(), &[]) } else { detach::start(&config) }
+    detach::start(&config)
 }
 
 fn settle(args: &Args, environment: &Environment) -> Result<(Layers, MountConfig), Error> {
     let layers = Layers::gather(args.raw()?, environment)?;
     let target = args.target.parse()?;
-    let mountpoint = config::absolute_mountpoint(&args.mountpoint, &environment.cwd).map_err(|error| {
-        let why = format!("the mount point cannot be reached: {error}");
-        Error::new(args.mountpoint.display(), why, "name an empty folder")
-    })?;
+    let mountpoint = config::absolute_mountpoint(&args.mountpoint, &environment.cwd)
+        .map_err(|error| preflight::unreachable_folder(&args.mountpoint, &error))?;
     let config = config::resolve_mount(&layers.raw, environment, &target, &mountpoint)?;
     Ok((layers, config))
 }

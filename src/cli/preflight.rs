@@ -1,7 +1,7 @@
 //! What can be seen to be wrong before a mount is started, each in one clear line.
 
 use std::fs::{self, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::mountinfo::{self, Pulse};
@@ -17,13 +17,7 @@ pub(super) fn check(config: &MountConfig, state_dir_is_chosen: bool) -> Result<(
     check_folder(&config.mountpoint, config.files.nonempty)?;
     check_fuse_device()?;
     check_state_place(config)?;
-    create_private_dir(&config.state_folder).map_err(|error| {
-        Error::new(
-            config.state_folder.display(),
-            format!("the state folder cannot be made: {error}"),
-            "see --state-dir",
-        )
-    })?;
+    make_state_folder(&config.state_folder)?;
     if !state_dir_is_chosen && mountinfo::is_in_memory(&config.state_folder).unwrap_or(false) {
         let why = "it lies in memory, where unsent files would not outlive a reboot";
         return Err(Error::new(config.state_folder.display(), why, "name a folder on a disk with --state-dir DIR"));
@@ -50,10 +44,7 @@ fn check_folder(mountpoint: &Path, nonempty: bool) -> Result<(), Error> {
     match fs::metadata(mountpoint) {
         Ok(metadata) if metadata.is_dir() => {}
         Ok(_) => return Err(Error::new(&place, "the mount point is no folder", "name an empty folder")),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(Error::new(&place, "the mount point does not exist", format!("run `mkdir -p {place}` first")));
-        }
-        Err(error) => return Err(Error::new(&place, error, "name a folder that you can enter")),
+        Err(error) => return Err(unreachable_folder(mountpoint, &error)),
     }
     let mut entries =
         fs::read_dir(mountpoint).map_err(|error| Error::new(&place, error, "name a folder of your own"))?;
@@ -62,6 +53,17 @@ fn check_folder(mountpoint: &Path, nonempty: bool) -> Result<(), Error> {
         return Err(Error::new(&place, "the folder has files in it", mend));
     }
     Ok(())
+}
+
+/// Why a mount point cannot be had.
+pub(super) fn unreachable_folder(mountpoint: &Path, error: &io::Error) -> Error {
+    let place = mountpoint.display();
+    match error.kind() {
+        ErrorKind::NotFound => {
+            Error::new(&place, "the mount point does not exist", format!("run `mkdir -p {place}` first"))
+        }
+        _ => Error::new(&place, format!("the mount point cannot be reached: {error}"), "name an empty folder"),
+    }
 }
 
 fn check_fuse_device() -> Result<(), Error> {
@@ -82,9 +84,31 @@ fn check_state_place(config: &MountConfig) -> Result<(), Error> {
     }
 }
 
+/// The parent, if it is missing, is made private too.
+fn make_state_folder(folder: &Path) -> Result<(), Error> {
+    let mut parent_first = folder.parent().into_iter().chain([folder]);
+    parent_first.try_for_each(create_private_dir).map_err(|error| {
+        Error::new(folder.display(), format!("the state folder cannot be made: {error}"), "see --state-dir")
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
+
+    #[test]
+    fn the_state_folder_and_a_missing_parent_are_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("state/photos");
+        make_state_folder(&folder).unwrap();
+        make_state_folder(&folder).unwrap();
+        for path in [&folder, folder.parent().unwrap()] {
+            assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o700);
+        }
+        assert!(line(make_state_folder(Path::new("/proc/none/x"))).contains("cannot be made"));
+    }
 
     fn line(result: Result<(), Error>) -> String {
         result.unwrap_err().line.unwrap()

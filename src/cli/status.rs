@@ -146,11 +146,11 @@ fn details(mount: &MountStatus) -> String {
         ("spill", amount(mount.spill.bytes, mount.spill.limit)),
         ("cache", amount(mount.cache.bytes, mount.cache.limit)),
         ("memory", amount(mount.memory.rss, mount.memory.limit)),
-        ("files", format!("{} known, {} open", count(mount.inodes), count(mount.open_handles))),
+        ("files", both(mount.inodes, "known", mount.open_handles, "open", |count| count.to_string())),
         ("hidden", hidden(mount.hidden_keys)),
-        ("traffic", format!("{} up, {} down", size(mount.bytes_up), size(mount.bytes_down))),
-        ("retries", count(mount.retries)),
-        ("last error", mount.last_error.as_ref().map_or_else(|| "-".to_owned(), last_error)),
+        ("traffic", both(mount.bytes_up, "up", mount.bytes_down, "down", format_size)),
+        ("retries", mount.retries.map_or_else(String::new, |count| count.to_string())),
+        ("last error", mount.last_error.as_ref().map_or_else(String::new, last_error)),
     ];
     rows.retain(|(_, value)| !value.is_empty());
     let rows: Vec<_> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), fit(&value, usize::MAX)]).collect();
@@ -171,15 +171,13 @@ fn running(mount: &MountStatus) -> String {
     format!("{since}{worker}{restarts}")
 }
 
-fn count(value: Option<u64>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+/// `12 known, 3 open`. Empty where nothing is known, as below: the row is left out then.
+fn both(one: Option<u64>, of_one: &str, two: Option<u64>, of_two: &str, form: fn(u64) -> String) -> String {
+    let parts = [(one, of_one), (two, of_two)];
+    let known = parts.iter().filter_map(|(value, name)| Some(format!("{} {name}", form((*value)?))));
+    known.collect::<Vec<_>>().join(", ")
 }
 
-fn size(value: Option<u64>) -> String {
-    value.map_or_else(|| "-".to_owned(), format_size)
-}
-
-/// Empty where nothing is known: the row is left out.
 fn amount(value: Option<u64>, limit: Option<u64>) -> String {
     match (value, limit) {
         (None, _) => String::new(),
@@ -247,6 +245,7 @@ mod tests {
             state: MountState::Degraded,
             worker_pid: Some(17),
             pending: Pending { files: 3, bytes: 24 * MIB },
+            open_handles: Some(12),
             memory: MemoryStatus { rss: Some(80 * MIB), limit: Some(192 * MIB) },
             ..MountStatus::default()
         }
@@ -283,17 +282,14 @@ degraded  3 files, 24 MiB  -     a-bucket-wi…ame:2024/may  /mnt/b
         };
         let requests = BTreeMap::from([("PutObject".to_owned(), RequestCount { ok: 12, error: 1 })]);
         let wanted = "\
-mounted     photos:2024/may at /mnt/photos
-endpoint    https://oss-cn-hangzhou.aliyuncs.com
-state       degraded
-running     process 17
-pending     3 files, 24 MiB
-kept        -
-memory      80 MiB of 192 MiB
-files       - known, - open
-traffic     - up, - down
-retries     -
-last error  -
+mounted   photos:2024/may at /mnt/photos
+endpoint  https://oss-cn-hangzhou.aliyuncs.com
+state     degraded
+running   process 17
+pending   3 files, 24 MiB
+kept      -
+memory    80 MiB of 192 MiB
+files     12 open
 
 REQUEST    OK  ERROR
 PutObject  12  1

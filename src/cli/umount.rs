@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::flags::CommonFlags;
 use super::mountinfo::{self, Mounted, Pulse};
@@ -65,11 +65,12 @@ fn unmount(mut client: Client, mountpoint: &Path, args: &Args) -> Result<(), Err
     let place = mountpoint.display();
     let timeout_ms = u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX);
     let patience = if args.force { FORCE_PATIENCE } else { args.timeout.saturating_add(MARGIN) };
+    let begun = Instant::now();
     let mut bar = Bar::default();
     let asked = client.send(&Request::Umount { timeout_ms, force: args.force });
     let answer = asked.and_then(|()| {
         loop {
-            match client.receive(patience)? {
+            match client.receive(patience.saturating_sub(begun.elapsed()))? {
                 Response::Progress { pending } => bar.show(pending),
                 last => break Ok(last),
             }
@@ -146,7 +147,7 @@ fn busy(mountpoint: &Path) -> Error {
         (true, None) => "by a process of another user, or inside a container".to_owned(),
     };
     let mend = "let go of it and try again, or give --force; it stays mounted";
-    Error::new(mountpoint.display(), format!("it is in use: {who}"), mend)
+    Error::new(mountpoint.display(), format!("it is busy: {who}"), mend)
 }
 
 fn count(pending: Pending) -> String {
@@ -193,7 +194,38 @@ fn write_stderr(text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CString;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
+
+    /// A mount of our type that nobody serves once the returned file is dropped.
+    fn mount_fuse(path: &Path) -> io::Result<std::fs::File> {
+        let fuse = std::fs::File::options().read(true).write(true).open("/dev/fuse")?;
+        let data = CString::new(format!("fd={},rootmode=40000,user_id=0,group_id=0", fuse.as_raw_fd()))?;
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        // SAFETY: terminated strings, alive during the call.
+        let done = unsafe {
+            libc::mount(c"photos".as_ptr(), path.as_ptr(), c"fuse.ossfuse".as_ptr(), 0, data.as_ptr().cast())
+        };
+        if done == 0 { Ok(fuse) } else { Err(io::Error::last_os_error()) }
+    }
+
+    #[test]
+    fn a_mount_that_nobody_serves_is_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = std::fs::canonicalize(dir.path()).unwrap();
+        let fuse = match mount_fuse(&path) {
+            Ok(fuse) => fuse,
+            Err(error) => return println!("skipped: FUSE cannot be mounted here: {error}"),
+        };
+        assert!(mounted_at(&path).unwrap().is_some_and(|mounted| mounted.is_ours()));
+        drop(fuse);
+        assert_eq!(mountinfo::pulse(&path), Pulse::Dead);
+        assert!(clear_leftover(&path, false).is_ok());
+        assert!(mounted_at(&path).unwrap().is_none());
+    }
 
     #[test]
     fn the_bar_fills_as_bytes_go_and_more_may_come() {

@@ -64,7 +64,7 @@ fn missing_command(root: &clap::Command, arguments: &[OsString]) -> Problem {
     let (command, path) = addressed(root, arguments);
     let names: Vec<_> = command.get_subcommands().map(clap::Command::get_name).collect();
     let mend = format!("say which: {} (see `{path} --help`)", names.join(", "));
-    Problem::new(path, "a command is missing", mend)
+    Problem::new("COMMAND", "it is missing", mend)
 }
 
 /// The command that the arguments address, as deep as their names go, and how it is called.
@@ -104,12 +104,9 @@ mod tests {
         for (arguments, wanted) in [
             (
                 "ossfuse",
-                "ossfuse: a command is missing; say which: mount, umount, status, recover, dev-server (see `ossfuse --help`)",
+                "COMMAND: it is missing; say which: mount, umount, status, recover, dev-server (see `ossfuse --help`)",
             ),
-            (
-                "ossfuse recover",
-                "ossfuse recover: a command is missing; say which: list (see `ossfuse recover --help`)",
-            ),
+            ("ossfuse recover", "COMMAND: it is missing; say which: list (see `ossfuse recover --help`)"),
             ("ossfuse mont", "mont: there is no such command; did you mean mount?"),
             ("ossfuse mount b /m --part-sise 1", "--part-sise: there is no such option; did you mean --part-size?"),
             ("ossfuse mount b /m --part_size=1", "--part_size: there is no such option; did you mean --part-size?"),
