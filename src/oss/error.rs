@@ -1,6 +1,16 @@
 //! What went wrong with a request, and whether it may have been done all the same.
+//!
+//! The kind comes from the `Code` of the error body, or of `x-oss-err` where a reply has no body; from the status only
+//! where there is no code. What to do about it is decided in `retry` and by the callers.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::{HeaderMap, StatusCode};
 
 use super::types::Operation;
+use super::xml;
 
 /// What kind of failure the service or the way to it reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,5 +82,337 @@ pub struct Error {
     /// The key, or the bucket for operations on it.
     pub subject: String,
     /// The `Endpoint` element, where the bucket lives elsewhere.
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Box<str>>,
+}
+
+impl Error {
+    /// An error of this side's making: no reply, or one that cannot be believed.
+    pub(super) fn local(
+        operation: Operation,
+        subject: &str,
+        kind: ErrorKind,
+        outcome: Outcome,
+        message: impl ToString,
+    ) -> Self {
+        Self {
+            operation,
+            kind,
+            // What only reads has no effect that could be in doubt.
+            outcome: if operation.is_write() { outcome } else { Outcome::NotApplied },
+            status: 0,
+            code: None,
+            message: message.to_string(),
+            request_id: None,
+            subject: subject.into(),
+            endpoint: None,
+        }
+    }
+
+    /// The key or an argument cannot be sent.
+    pub(super) fn unsendable(operation: Operation, subject: &str, message: impl ToString) -> Self {
+        Self::local(operation, subject, ErrorKind::Unsendable, Outcome::NotApplied, message)
+    }
+
+    /// An error that a reply reports, or a reply of which nothing can be made.
+    pub(super) fn from_reply(
+        operation: Operation,
+        subject: &str,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Self {
+        let mut report = Report::read(headers, body);
+        let kind = match &report.code {
+            Some(code) => kind_of_code(code, status),
+            None if body.trim_ascii().is_empty() => kind_of_status(status),
+            None => kind_of_garbage(status),
+        };
+        if report.code.is_none() && kind == ErrorKind::Protocol {
+            report.code = Some(GARBAGE_CODE.into());
+        }
+        let reason = || status.canonical_reason().unwrap_or("no message").into();
+        Self {
+            status: status.as_u16(),
+            code: report.code,
+            message: report.message.unwrap_or_else(reason),
+            request_id: report.request_id.or_else(|| header(headers, REQUEST_ID)),
+            endpoint: report.endpoint.map(Into::into),
+            ..Self::local(operation, subject, kind, outcome_of(kind, status), "")
+        }
+    }
+
+    /// The same error, told of a reply with these headers.
+    pub(super) fn with_reply(mut self, status: StatusCode, headers: &HeaderMap) -> Self {
+        self.status = status.as_u16();
+        self.request_id = header(headers, REQUEST_ID);
+        self
+    }
+
+    /// Whether this is an orderly answer to a question that was asked, rather than a failure.
+    pub(super) fn is_answer(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::NoSuchKey
+                | ErrorKind::NotModified
+                | ErrorKind::PreconditionFailed
+                | ErrorKind::AlreadyExists
+                | ErrorKind::NotSymlink
+                | ErrorKind::InvalidRange
+        )
+    }
+}
+
+/// The code that stands in for one where a gateway answered with something else (§6.1).
+const GARBAGE_CODE: &str = "BadErrorResponse";
+pub(super) const REQUEST_ID: &str = "x-oss-request-id";
+
+fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).and_then(|value| value.to_str().ok()).and_then(xml::word)
+}
+
+/// What an `<Error>` tells.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Report {
+    code: Option<String>,
+    message: Option<String>,
+    request_id: Option<String>,
+    endpoint: Option<String>,
+}
+
+impl Report {
+    /// From the body, or from `x-oss-err` where that is empty; nothing of either if it is no error document.
+    fn read(headers: &HeaderMap, body: &[u8]) -> Self {
+        if !body.trim_ascii().is_empty() {
+            return Self::parse(body).unwrap_or_default();
+        }
+        let encoded = headers.get("x-oss-err").map(|value| value.as_bytes().trim_ascii()).unwrap_or_default();
+        BASE64.decode(encoded).ok().and_then(|xml| Self::parse(&xml)).unwrap_or_default()
+    }
+
+    fn parse(body: &[u8]) -> Option<Self> {
+        let mut report = Self::default();
+        xml::walk(body, "Error", |path, text| {
+            match path {
+                "Code" => report.code = xml::word(text),
+                "Message" => report.message = xml::word(text),
+                "RequestId" => report.request_id = xml::word(text),
+                "Endpoint" => report.endpoint = xml::word(text),
+                _ => {}
+            }
+            Ok(())
+        })
+        .ok()?;
+        Some(report)
+    }
+}
+
+/// The table of the OSS reference, §6.2.
+fn kind_of_code(code: &str, status: StatusCode) -> ErrorKind {
+    match code {
+        "NoSuchKey" | "SymlinkTargetNotExist" | "NoSuchVersion" => ErrorKind::NoSuchKey,
+        "NoSuchBucket" => ErrorKind::NoSuchBucket,
+        "NoSuchUpload" => ErrorKind::NoSuchUpload,
+        "InvalidPart" | "FilePartNotExist" | "FilePartStale" | "FilePartInterity" => ErrorKind::InvalidPart,
+        "PreconditionFailed" => ErrorKind::PreconditionFailed,
+        "NotModified" => ErrorKind::NotModified,
+        "FileAlreadyExists" | "ObjectAlreadyExists" => ErrorKind::AlreadyExists,
+        "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "SecurityTokenExpired"
+        | "InvalidSecurityToken"
+        | "AccessKeyIdAndSecurityTokenNotMatch" => ErrorKind::Credentials,
+        "RequestTimeTooSkewed" => ErrorKind::ClockSkew,
+        "InvalidRange" => ErrorKind::InvalidRange,
+        "NotSymlink" => ErrorKind::NotSymlink,
+        "InvalidObjectState" | "RestoreAlreadyInProgress" => ErrorKind::Archived,
+        "EntityTooLarge" => ErrorKind::TooLarge,
+        "OperationNotSupported" | "NotImplemented" | "ObjectNotAppendable" => ErrorKind::Unsupported,
+        "InvalidDigest" | "BadRequest" | "InvalidCRC64" => ErrorKind::Corrupt,
+        "IncompleteBody" | "RequestTimeout" => ErrorKind::Transport,
+        "SlowDown" => ErrorKind::Throttled,
+        "GetSourceObjectFailed" => ErrorKind::Server,
+        _ if code.ends_with("LimitExceeded") => ErrorKind::Throttled,
+        _ if code.contains("Quota") => ErrorKind::Quota,
+        _ => kind_of_unlisted(status),
+    }
+}
+
+/// Codes that are not told apart: whether to try again is all that matters of them. A 404 of an unknown code must
+/// not look like a missing object.
+fn kind_of_unlisted(status: StatusCode) -> ErrorKind {
+    match status.as_u16() {
+        429 => ErrorKind::Throttled,
+        401 | 403 | 405 | 409 => ErrorKind::AccessDenied,
+        500.. => ErrorKind::Server,
+        _ => ErrorKind::InvalidArgument,
+    }
+}
+
+/// Replies without a body, such as those to HEAD.
+fn kind_of_status(status: StatusCode) -> ErrorKind {
+    match status.as_u16() {
+        304 => ErrorKind::NotModified,
+        400 => ErrorKind::InvalidArgument,
+        401 | 403 => ErrorKind::AccessDenied,
+        404 => ErrorKind::NoSuchKey,
+        409 => ErrorKind::AlreadyExists,
+        412 => ErrorKind::PreconditionFailed,
+        416 => ErrorKind::InvalidRange,
+        _ => kind_of_garbage(status),
+    }
+}
+
+/// Replies that the service did not write.
+fn kind_of_garbage(status: StatusCode) -> ErrorKind {
+    match status.as_u16() {
+        304 => ErrorKind::NotModified,
+        412 => ErrorKind::PreconditionFailed,
+        429 => ErrorKind::Throttled,
+        500.. => ErrorKind::Server,
+        _ => ErrorKind::Protocol,
+    }
+}
+
+/// A refusal did nothing, and so did a request that was throttled; any other failure of the server may have come after
+/// the deed.
+fn outcome_of(kind: ErrorKind, status: StatusCode) -> Outcome {
+    if status.is_server_error() && kind != ErrorKind::Throttled || status.is_success() {
+        Outcome::Unknown
+    } else {
+        Outcome::NotApplied
+    }
+}
+
+/// A failed try: the error, and what its reply asks for.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: Box<Error>,
+    /// The connection was never made.
+    pub(super) unsent: bool,
+    /// `Date`, for mending the clock.
+    pub(super) server_date: Option<std::time::SystemTime>,
+    /// `Retry-After`.
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error: Box::new(error), unsent: false, server_date: None, retry_after: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(operation: Operation, status: u16, body: &str) -> Error {
+        let status = StatusCode::from_u16(status).unwrap();
+        Error::from_reply(operation, "k", status, &HeaderMap::new(), body.as_bytes())
+    }
+
+    fn with_code(operation: Operation, status: u16, code: &str) -> Error {
+        read(operation, status, &format!("<Error><Code>{code}</Code></Error>"))
+    }
+
+    #[test]
+    fn error_bodies_are_read() {
+        let error = read(Operation::GetObject, 404, include_str!("../../tests/data/xml/error-nosuchkey.xml"));
+        assert_eq!(error.kind, ErrorKind::NoSuchKey);
+        assert_eq!(error.code.as_deref(), Some("NoSuchKey"));
+        assert_eq!(error.message, "The specified key does not exist.");
+        assert_eq!(error.request_id.as_deref(), Some("65A0C0FFEE0123456789ABCD"));
+        assert_eq!(error.status, 404);
+        assert_eq!(
+            error.to_string(),
+            "GetObject k: NoSuchKey: The specified key does not exist. (request 65A0C0FFEE0123456789ABCD)"
+        );
+    }
+
+    #[test]
+    fn namespaces_and_white_space_are_of_no_account() {
+        let body = include_str!("../../tests/data/xml/error-with-namespace-and-whitespace.xml");
+        let error = read(Operation::PutObject, 403, body);
+        assert_eq!(error.kind, ErrorKind::AccessDenied);
+        assert_eq!(error.code.as_deref(), Some("AccessDenied"));
+        assert!(error.message.starts_with("The bucket you are") && error.message.ends_with("this endpoint."));
+        assert_eq!(error.endpoint.as_deref(), Some("oss-cn-shanghai.aliyuncs.com"));
+        assert_eq!(error.outcome, Outcome::NotApplied);
+    }
+
+    #[test]
+    fn the_other_samples_have_their_kinds() {
+        let mismatch = include_str!("../../tests/data/xml/error-signature-mismatch-v4.xml");
+        assert_eq!(read(Operation::GetObject, 403, mismatch).kind, ErrorKind::Credentials);
+        let throttled = include_str!("../../tests/data/xml/error-qps-limit-503.xml");
+        let error = read(Operation::CompleteMultipartUpload, 503, throttled);
+        assert_eq!((error.kind, error.outcome), (ErrorKind::Throttled, Outcome::NotApplied));
+        let small = include_str!("../../tests/data/xml/error-entity-too-small.xml");
+        assert_eq!(read(Operation::CompleteMultipartUpload, 400, small).kind, ErrorKind::InvalidArgument);
+        let http = include_str!("../../tests/data/xml/error-position-mismatch-409.http");
+        let (_, body) = http.split_once("\n\n").unwrap();
+        let error = read(Operation::PutObject, 409, body);
+        assert_eq!(error.code.as_deref(), Some("PositionNotEqualToLength"));
+        assert_ne!(error.kind, ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn an_error_of_head_comes_from_its_header() {
+        let mut headers = HeaderMap::new();
+        for line in include_str!("../../tests/data/xml/head-404-x-oss-err.headers").lines().skip(1) {
+            if let Some((name, value)) = line.split_once(": ") {
+                headers.insert(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            }
+        }
+        let error = Error::from_reply(Operation::HeadObject, "k", StatusCode::NOT_FOUND, &headers, b"");
+        assert_eq!(error.kind, ErrorKind::NoSuchKey);
+        assert_eq!(error.message, "The specified key does not exist.");
+        assert_eq!(error.request_id.as_deref(), Some("65A0C0FFEE0123456789ABD7"));
+        headers.insert("x-oss-err", "!!!".parse().unwrap());
+        let error = Error::from_reply(Operation::HeadObject, "k", StatusCode::NOT_FOUND, &headers, b"");
+        assert_eq!((error.kind, error.code), (ErrorKind::NoSuchKey, None));
+        assert_eq!(error.request_id.as_deref(), Some("65A0C0FFEE0123456789ABD7"));
+    }
+
+    #[test]
+    fn the_code_outweighs_the_status() {
+        for (status, code, kind) in [
+            (404, "NoSuchBucket", ErrorKind::NoSuchBucket),
+            (404, "SomethingElse", ErrorKind::InvalidArgument),
+            (404, "SymlinkTargetNotExist", ErrorKind::NoSuchKey),
+            (409, "FileImmutable", ErrorKind::AccessDenied),
+            (409, "FileAlreadyExists", ErrorKind::AlreadyExists),
+            (400, "InvalidCRC64", ErrorKind::Corrupt),
+            (400, "RequestTimeout", ErrorKind::Transport),
+            (403, "RequestTimeTooSkewed", ErrorKind::ClockSkew),
+            (403, "InvalidObjectState", ErrorKind::Archived),
+            (403, "BucketStorageQuotaExceeded", ErrorKind::Quota),
+            (400, "EntityTooLarge", ErrorKind::TooLarge),
+            (501, "NotImplemented", ErrorKind::Unsupported),
+            (503, "ServiceUnavailable", ErrorKind::Server),
+            (503, "UploadTrafficRateLimitExceeded", ErrorKind::Throttled),
+            (429, "Whatever", ErrorKind::Throttled),
+            (403, "SecondLevelDomainForbidden", ErrorKind::AccessDenied),
+        ] {
+            assert_eq!(with_code(Operation::PutObject, status, code).kind, kind, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_not_taken_for_a_missing_object() {
+        let html = "<html><body>Not here</body></html>";
+        let error = read(Operation::GetObject, 404, html);
+        assert_eq!((error.kind, error.code.as_deref()), (ErrorKind::Protocol, Some("BadErrorResponse")));
+        assert_eq!(read(Operation::GetObject, 502, html).kind, ErrorKind::Server);
+        assert_eq!(read(Operation::GetObject, 429, html).kind, ErrorKind::Throttled);
+        assert_eq!(read(Operation::GetObject, 304, "").kind, ErrorKind::NotModified);
+        assert_eq!(read(Operation::GetObject, 301, "").kind, ErrorKind::Protocol);
+    }
+
+    #[test]
+    fn only_writes_can_be_in_doubt() {
+        let outcome = |operation, status, code| with_code(operation, status, code).outcome;
+        assert_eq!(outcome(Operation::PutObject, 500, "InternalError"), Outcome::Unknown);
+        assert_eq!(outcome(Operation::PutObject, 403, "AccessDenied"), Outcome::NotApplied);
+        assert_eq!(outcome(Operation::GetObject, 500, "InternalError"), Outcome::NotApplied);
+    }
 }

@@ -4,13 +4,28 @@
 //! Knows nothing of files, inodes or mounts, and could be published as a crate of its own.
 
 mod client;
+mod download;
+mod encode;
+mod endpoint;
 mod error;
+mod ops;
+mod request;
+mod retry;
+mod sign;
+mod stats;
+mod transport;
 mod types;
+mod upload;
+mod xml;
+
+#[cfg(test)]
+mod wire_tests;
 
 pub use client::{Client, ClientOptions};
+pub use endpoint::{Addressing, BadEndpoint, Endpoint};
 pub use error::{Error, ErrorKind, Outcome};
 pub use types::{
-    Addressing, Body, BodySource, BodyStream, BucketInfo, BucketStat, CopyOptions, CopyReceipt, Credentials, Endpoint,
-    GetOptions, GetReply, ListEntry, ListPage, ListRequest, ObjectKind, ObjectMeta, Operation, PartInfo, PartReceipt,
-    PartsPage, PutHeaders, PutReceipt, RequestCounts, SignatureVersion, Stats, StatsError, UploadInfo, UploadsPage,
+    Body, BodySource, BodyStream, BucketInfo, BucketStat, CopyOptions, CopyReceipt, Credentials, GetOptions, GetReply,
+    ListEntry, ListPage, ListRequest, ObjectKind, ObjectMeta, Operation, PartInfo, PartReceipt, PartsPage, PutHeaders,
+    PutReceipt, RequestCounts, SignatureVersion, Stats, StatsError, UploadInfo, UploadsPage,
 };

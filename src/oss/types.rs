@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use http::Method;
 
 use super::Error;
 use crate::base::{ByteRange, ETag, PartNumber, UploadId};
@@ -36,6 +37,80 @@ pub enum Operation {
     GetSymlink,
 }
 
+impl Operation {
+    /// All of them, in the order of their indices.
+    pub const ALL: [Self; 19] = [
+        Self::GetBucketInfo,
+        Self::GetBucketStat,
+        Self::HeadObject,
+        Self::GetObjectMeta,
+        Self::GetObject,
+        Self::PutObject,
+        Self::CopyObject,
+        Self::DeleteObject,
+        Self::DeleteMultipleObjects,
+        Self::ListObjectsV2,
+        Self::InitiateMultipartUpload,
+        Self::UploadPart,
+        Self::UploadPartCopy,
+        Self::CompleteMultipartUpload,
+        Self::AbortMultipartUpload,
+        Self::ListParts,
+        Self::ListMultipartUploads,
+        Self::PutSymlink,
+        Self::GetSymlink,
+    ];
+
+    /// The method it is asked for with (OSS reference §§7 and 8).
+    pub(super) fn method(self) -> Method {
+        match self {
+            Self::HeadObject | Self::GetObjectMeta => Method::HEAD,
+            Self::GetBucketInfo
+            | Self::GetBucketStat
+            | Self::GetObject
+            | Self::ListObjectsV2
+            | Self::ListParts
+            | Self::ListMultipartUploads
+            | Self::GetSymlink => Method::GET,
+            Self::PutObject | Self::CopyObject | Self::UploadPart | Self::UploadPartCopy | Self::PutSymlink => {
+                Method::PUT
+            }
+            Self::DeleteObject | Self::AbortMultipartUpload => Method::DELETE,
+            Self::DeleteMultipleObjects | Self::InitiateMultipartUpload | Self::CompleteMultipartUpload => Method::POST,
+        }
+    }
+
+    pub(super) fn method_name(self) -> &'static str {
+        match self.method() {
+            Method::HEAD => "HEAD",
+            Method::PUT => "PUT",
+            Method::POST => "POST",
+            Method::DELETE => "DELETE",
+            _ => "GET",
+        }
+    }
+
+    /// Whether a length must go with it even for an empty body (411 otherwise).
+    pub(super) fn has_body(self) -> bool {
+        matches!(self.method(), Method::PUT | Method::POST)
+    }
+
+    /// Whether it changes anything.
+    pub(super) fn is_write(self) -> bool {
+        !matches!(self.method(), Method::HEAD | Method::GET)
+    }
+
+    /// Whether the service may work on it in silence for a while: on assembling an object, or on copying up to 5 GiB.
+    pub(super) fn is_slow(self) -> bool {
+        matches!(self, Self::CompleteMultipartUpload | Self::CopyObject | Self::UploadPartCopy)
+    }
+
+    /// Whether doing it twice is as good as once. A second Complete finds no upload, a second Initiate leaves one behind.
+    pub(super) fn is_repeatable(self) -> bool {
+        !matches!(self, Self::CompleteMultipartUpload | Self::InitiateMultipartUpload)
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
@@ -61,22 +136,6 @@ pub enum SignatureVersion {
     #[default]
     V4,
     V1,
-}
-
-/// How the bucket stands in the URL (OSS reference §1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Addressing {
-    VirtualHost,
-    Path,
-    Cname,
-}
-
-/// Scheme, host and port of the service, without bucket and path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    pub https: bool,
-    pub host: String,
-    pub port: Option<u16>,
 }
 
 /// Chunks of a reply's body; an error ends it, and so does a body shorter than announced (`Transport`).

@@ -1,0 +1,260 @@
+//! The body on its way out: exact length, CRC64 of the bytes as they go, and a watch on their progress.
+//!
+//! A body goes out in small frames, however large its chunks are, so that a slow connection still shows progress.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::stats::Counters;
+use super::types::Body;
+use crate::base::crc64::Crc64;
+
+/// Largest frame handed to the connection, which holds several of them back before it writes: small enough to see
+/// progress on a slow line, large enough to cost nothing.
+const FRAME_BYTES: usize = 64 << 10;
+
+/// What one try has sent, shared by the body and whoever waits for the reply.
+#[derive(Debug)]
+pub(super) struct Progress {
+    started: Instant,
+    /// Milliseconds from `started` to the first and the last frame.
+    first_ms: AtomicU64,
+    last_ms: AtomicU64,
+    /// The whole body was handed over, and `crc64` is its sum.
+    complete: AtomicBool,
+    crc64: AtomicU64,
+    /// Why the source could not be read.
+    failed: Mutex<Option<io::Error>>,
+}
+
+impl Progress {
+    fn new(complete: bool) -> Self {
+        Self {
+            started: Instant::now(),
+            first_ms: AtomicU64::new(u64::MAX),
+            last_ms: AtomicU64::new(0),
+            complete: AtomicBool::new(complete),
+            crc64: AtomicU64::new(0),
+            failed: Mutex::new(None),
+        }
+    }
+
+    fn moved(&self) {
+        let elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.first_ms.fetch_min(elapsed_ms, Relaxed);
+        self.last_ms.store(elapsed_ms, Relaxed);
+    }
+
+    /// When the try counts as dead, unless something moves until then.
+    ///
+    /// What was handed over last still lies in buffers here, of unknown size but filled no faster than they drained:
+    /// once all is handed over they get as long as the sending took.
+    pub(super) fn deadline(&self, patience: Duration) -> Instant {
+        let last_ms = self.last_ms.load(Relaxed);
+        let draining_ms =
+            if self.complete.load(Acquire) { last_ms.saturating_sub(self.first_ms.load(Relaxed)) } else { 0 };
+        self.started + Duration::from_millis(last_ms.saturating_add(draining_ms)) + patience
+    }
+
+    /// The sum of the whole body, once all of it was handed over.
+    pub(super) fn crc64(&self) -> Option<u64> {
+        self.complete.load(Acquire).then(|| self.crc64.load(Relaxed))
+    }
+
+    /// Why the source could not be read, if that is what went wrong.
+    pub(super) fn take_failure(&self) -> Option<io::Error> {
+        self.failed.lock().take()
+    }
+}
+
+enum Source {
+    Bytes,
+    Stream(Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send + Sync>>),
+}
+
+/// One sending of a [`Body`].
+pub(super) struct Upload {
+    source: Source,
+    /// The rest of the chunk that is being cut into frames.
+    chunk: Bytes,
+    /// Bytes still to be handed over.
+    remaining: u64,
+    crc: Crc64,
+    progress: Arc<Progress>,
+    counters: Arc<Counters>,
+}
+
+impl Upload {
+    pub(super) fn new(body: &Body, counters: Arc<Counters>) -> (Self, Arc<Progress>) {
+        let progress = Arc::new(Progress::new(body.is_empty()));
+        let (source, chunk) = match body {
+            Body::Bytes(bytes) => (Source::Bytes, bytes.clone()),
+            Body::Source(source) => (Source::Stream(source.open()), Bytes::new()),
+        };
+        let (remaining, crc) = (body.len(), Crc64::new());
+        (Self { source, chunk, remaining, crc, progress: progress.clone(), counters }, progress)
+    }
+
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.chunk.is_empty() {
+            let Source::Stream(stream) = &mut self.source else { return Poll::Ready(Err(short())) };
+            match ready!(stream.as_mut().poll_next(context)) {
+                Some(chunk) => self.chunk = chunk?,
+                None => return Poll::Ready(Err(short())),
+            }
+        }
+        // More than announced would be cut off by the service, and the rest stored as if it were all.
+        if self.chunk.len() as u64 > self.remaining {
+            return Poll::Ready(Err(io::Error::other("the source has more bytes than it announced")));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn next_frame(&mut self) -> Bytes {
+        let frame = self.chunk.split_to(self.chunk.len().min(FRAME_BYTES));
+        self.crc.update(&frame);
+        self.remaining -= frame.len() as u64;
+        self.counters.sent(frame.len() as u64);
+        self.progress.moved();
+        if self.remaining == 0 {
+            self.progress.crc64.store(self.crc.value(), Relaxed);
+            self.progress.complete.store(true, Release);
+        }
+        frame
+    }
+}
+
+fn short() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the source has fewer bytes than it announced")
+}
+
+/// The error that ends a body; what went wrong is told through [`Progress::take_failure`].
+#[derive(Debug, thiserror::Error)]
+#[error("the body could not be read")]
+pub(super) struct BodyFailed;
+
+impl http_body::Body for Upload {
+    type Data = Bytes;
+    type Error = BodyFailed;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
+        if self.remaining == 0 {
+            return Poll::Ready(None);
+        }
+        match ready!(self.poll_chunk(context)) {
+            Ok(()) => Poll::Ready(Some(Ok(Frame::data(self.next_frame())))),
+            Err(error) => {
+                *self.progress.failed.lock() = Some(error);
+                Poll::Ready(Some(Err(BodyFailed)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.remaining == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.remaining)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+    use crate::base::crc64::checksum;
+    use crate::oss::types::BodySource;
+
+    #[derive(Debug)]
+    struct Chunks {
+        announced: u64,
+        chunks: Vec<Result<Bytes, io::ErrorKind>>,
+    }
+
+    impl BodySource for Chunks {
+        fn len(&self) -> u64 {
+            self.announced
+        }
+        fn open(&self) -> Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send + Sync>> {
+            Box::pin(futures_util::stream::iter(self.chunks.clone()).map(|chunk| chunk.map_err(Into::into)))
+        }
+    }
+
+    use futures_util::StreamExt as _;
+
+    fn source(announced: u64, sizes: &[usize]) -> Body {
+        let chunks = sizes.iter().map(|size| Ok(Bytes::from(vec![7; *size]))).collect();
+        Body::Source(Arc::new(Chunks { announced, chunks }))
+    }
+
+    async fn drain(body: &Body) -> (Result<Vec<usize>, io::Error>, Arc<Progress>) {
+        let (mut upload, progress) = Upload::new(body, Arc::default());
+        let mut sizes = Vec::new();
+        while let Some(frame) = upload.frame().await {
+            match frame {
+                Ok(frame) => sizes.push(frame.into_data().unwrap().len()),
+                Err(BodyFailed) => return (Err(progress.take_failure().unwrap()), progress),
+            }
+        }
+        (Ok(sizes), progress)
+    }
+
+    #[tokio::test]
+    async fn bytes_and_sources_go_out_in_frames_with_their_sum() {
+        let bytes = Bytes::from((0..200_000u32).map(|i| i as u8).collect::<Vec<_>>());
+        let (sizes, progress) = drain(&Body::Bytes(bytes.clone())).await;
+        assert_eq!(sizes.unwrap(), [FRAME_BYTES, FRAME_BYTES, FRAME_BYTES, 200_000 - 3 * FRAME_BYTES]);
+        assert_eq!(progress.crc64(), Some(checksum(&bytes)));
+        let (sizes, progress) = drain(&source(FRAME_BYTES as u64 + 11, &[0, 10, FRAME_BYTES + 1])).await;
+        assert_eq!(sizes.unwrap(), [10, FRAME_BYTES, 1]);
+        assert_eq!(progress.crc64(), Some(checksum(&vec![7; FRAME_BYTES + 11])));
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_is_complete_from_the_start() {
+        let (sizes, progress) = drain(&source(0, &[])).await;
+        assert!(sizes.unwrap().is_empty());
+        assert_eq!(progress.crc64(), Some(0));
+    }
+
+    #[tokio::test]
+    async fn a_source_that_breaks_its_word_fails_before_the_end() {
+        let failing = Chunks { announced: 5, chunks: vec![Ok(Bytes::from_static(b"ab")), Err(io::ErrorKind::Other)] };
+        for body in [source(5, &[4]), source(5, &[4, 2]), source(5, &[6]), Body::Source(Arc::new(failing))] {
+            let (result, progress) = drain(&body).await;
+            assert!(result.is_err());
+            assert_eq!(progress.crc64(), None);
+        }
+    }
+
+    #[test]
+    fn the_deadline_follows_the_last_frame() {
+        let patience = Duration::from_secs(20);
+        let progress = Progress::new(false);
+        let after = || progress.deadline(patience) - progress.started - patience;
+        assert_eq!(after(), Duration::ZERO);
+        progress.first_ms.store(1_000, Relaxed);
+        progress.last_ms.store(31_000, Relaxed);
+        assert_eq!(after(), Duration::from_secs(31));
+        progress.complete.store(true, Release);
+        assert_eq!(after(), Duration::from_secs(31 + 30));
+    }
+}
