@@ -196,8 +196,7 @@ impl ServiceDouble {
     fn act(&self, range: Option<ByteRange>) -> Act {
         let mut gets = self.gets.lock();
         *gets += 1;
-        let act = (self.plan.lock())(*gets - 1, range.unwrap_or(ByteRange::at(0, u64::MAX)));
-        act
+        (self.plan.lock())(*gets - 1, range.unwrap_or(ByteRange::at(0, u64::MAX)))
     }
 
     /// GETs that have come, answered or not.
