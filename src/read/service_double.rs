@@ -256,9 +256,10 @@ impl ServiceDouble {
                 }
                 _ => slice,
             };
+            // Counted first: the peer may be done with the last bytes before this task goes on.
+            self.seen.lock()[place].sent += slice.len() as u64;
             stream.write_all(&slice).await?;
             at += slice.len() as u64;
-            self.seen.lock()[place].sent += slice.len() as u64;
         }
         Ok(())
     }
