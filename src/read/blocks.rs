@@ -3,7 +3,6 @@
 //! It decides nothing about what to fetch, and holds no lock of its own. The surprising part: an entry may cover less
 //! than its block was meant to: what was read past is trimmed in front, what could not be fetched is missing behind.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::block::Block;
@@ -17,35 +16,34 @@ struct Entry {
     range: ByteRange,
 }
 
-/// Blocks in the order of their ranges, which do not overlap.
+/// Blocks in the order of what can be read from them, which does not overlap.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
-    /// By the start of the block, which may lie before the start of the entry's range.
-    entries: BTreeMap<u64, Entry>,
+    entries: Vec<Entry>,
 }
 
 impl Blocks {
     /// Takes in a new block; its range must not be covered yet.
     pub(super) fn insert(&mut self, block: Arc<Block>) {
         let range = block.range();
-        // A block of the same start has been trimmed past the end of this one's range; it is out of use.
-        let before = self.entries.insert(range.start, Entry { block, range });
-        debug_assert!(before.is_none_or(|entry| entry.range.intersect(&range).is_empty()));
+        let at = self.entries.partition_point(|entry| entry.range.start < range.start);
+        self.entries.insert(at, Entry { block, range });
     }
 
     /// The block that covers `offset`, and what can be read from it.
     pub(super) fn find(&self, offset: u64) -> Option<(Arc<Block>, ByteRange)> {
-        let (_, entry) = self.entries.range(..=offset).next_back()?;
+        let after = self.entries.partition_point(|entry| entry.range.start <= offset);
+        let entry = &self.entries[after.checked_sub(1)?];
         entry.range.contains(offset).then(|| (Arc::clone(&entry.block), entry.range))
     }
 
     pub(super) fn coverage(&self) -> Coverage {
-        Coverage::new(self.entries.values().map(|entry| entry.range).collect())
+        Coverage::new(self.entries.iter().map(|entry| entry.range).collect())
     }
 
     /// Takes back what failed fetches did not bring, so that it can be fetched anew.
     pub(super) fn drop_failed(&mut self) {
-        self.entries.retain(|_, entry| {
+        self.entries.retain_mut(|entry| {
             if let Some(end) = entry.block.failed_at() {
                 entry.range = ByteRange::new(entry.range.start, end.min(entry.range.end));
             }
@@ -56,7 +54,7 @@ impl Blocks {
     /// Frees what no range of `keeps` touches: whole blocks, and the beginnings of others. Returns the bytes freed.
     pub(super) fn trim(&mut self, keeps: &[ByteRange]) -> u64 {
         let mut freed = 0;
-        self.entries.retain(|_, entry| {
+        self.entries.retain_mut(|entry| {
             let kept = keeps.iter().map(|keep| keep.intersect(&entry.range)).filter(|kept| !kept.is_empty());
             let head = kept.map(|kept| kept.start).min().unwrap_or(entry.range.end);
             freed += head - entry.range.start;
@@ -73,16 +71,16 @@ impl Blocks {
         let free = |entry: &Entry| pins.iter().all(|pin| pin.intersect(&entry.range).is_empty());
         let mut freed = 0;
         while freed < bytes
-            && let Some(start) = self.entries.iter().rev().find(|(_, entry)| free(entry)).map(|(start, _)| *start)
+            && let Some(last) = self.entries.iter().rposition(free)
         {
-            freed += self.entries.remove(&start).map_or(0, |entry| entry.range.len());
+            freed += self.entries.remove(last).range.len();
         }
         freed
     }
 
     #[cfg(test)]
     pub(super) fn held(&self) -> u64 {
-        self.entries.values().map(|entry| entry.block.held()).sum()
+        self.entries.iter().map(|entry| entry.block.held()).sum()
     }
 
     /// Frees everything.

@@ -23,6 +23,8 @@ pub(super) enum Act {
     Stall(u64, Arc<Semaphore>),
     /// Flip a bit of the byte at this offset of the object.
     Corrupt(u64),
+    /// Look at the request only when the gate has a permit.
+    Delay(Arc<Semaphore>),
     /// Answer with this status and nothing else.
     Refuse(u16, &'static str),
 }
@@ -38,7 +40,7 @@ pub(super) struct Seen {
     pub sent: u64,
 }
 
-/// Decides by the number of the GET, from 0, and its range.
+/// Decides by the number of the GET, from 0, and the range it asks for.
 type Plan = Box<dyn Fn(usize, ByteRange) -> Act + Send>;
 
 pub(super) struct Object {
@@ -158,8 +160,11 @@ impl ServiceDouble {
         let method = words.next().unwrap_or_default().to_owned();
         let path = words.next().unwrap_or_default().to_owned();
         let range = field(head, "range").and_then(parse_range);
+        let act = if method == "GET" { self.act(range) } else { Act::Serve };
+        if let Act::Delay(gate) = &act {
+            wait_for(stream, gate).await?;
+        }
         let (status, code, headers, body) = self.judge(&method, head, range);
-        let act = if method == "GET" && status == 206 { self.act(body) } else { Act::Serve };
         let (status, code, headers, body) = match act {
             Act::Refuse(status, code) => (status, code, String::new(), ByteRange::at(0, 0)),
             _ => (status, code, headers, body),
@@ -188,11 +193,15 @@ impl ServiceDouble {
         sent.map(|()| !matches!(act, Act::Break(_)))
     }
 
-    fn act(&self, body: ByteRange) -> Act {
+    fn act(&self, range: Option<ByteRange>) -> Act {
         let mut gets = self.gets.lock();
         *gets += 1;
-        let act = (self.plan.lock())(*gets - 1, body);
-        act
+        (self.plan.lock())(*gets - 1, range.unwrap_or(ByteRange::at(0, u64::MAX)))
+    }
+
+    /// GETs that have come, answered or not.
+    pub(super) fn gets(&self) -> usize {
+        *self.gets.lock()
     }
 
     fn judge(&self, method: &str, head: &str, range: Option<ByteRange>) -> (u16, &'static str, String, ByteRange) {
@@ -247,9 +256,10 @@ impl ServiceDouble {
                 }
                 _ => slice,
             };
+            // Counted first: the peer may be done with the last bytes before this task goes on.
+            self.seen.lock()[place].sent += slice.len() as u64;
             stream.write_all(&slice).await?;
             at += slice.len() as u64;
-            self.seen.lock()[place].sent += slice.len() as u64;
         }
         Ok(())
     }

@@ -49,9 +49,13 @@ impl Bench {
     }
 
     async fn with_memory(size: u64, memory: u64) -> Self {
+        Self::with_options(size, ReadOptions::new(Budget::new(memory))).await
+    }
+
+    async fn with_options(size: u64, options: ReadOptions) -> Self {
         let service = ServiceDouble::start(size).await;
-        let memory = Budget::new(memory);
-        let engine = ReadEngine::new(client(service.port), ReadOptions::new(Arc::clone(&memory)), Handle::current());
+        let memory = Arc::clone(&options.memory);
+        let engine = ReadEngine::new(client(service.port), options, Handle::current());
         Self { service, engine, memory, size }
     }
 
@@ -174,11 +178,11 @@ fn an_empty_object_is_never_fetched() {
 fn an_unchanged_object_is_one_request_without_data() {
     multi(async {
         let bench = Bench::new(MIB).await;
-        let opened = bench.engine.open(&key(), Some(&ETag::new("v1"))).await.unwrap();
+        let opened = bench.engine.open(&key(), Some(&ETag::new("V1"))).await.unwrap();
         assert!(matches!(opened, Opened::Unchanged));
         let seen = bench.service.seen();
         assert_eq!((seen.len(), seen[0].status, seen[0].sent), (1, 304, 0));
-        let opened = bench.engine.open(&key(), Some(&ETag::new("v0"))).await.unwrap();
+        let opened = bench.engine.open(&key(), Some(&ETag::new("V0"))).await.unwrap();
         assert!(matches!(opened, Opened::Current { .. }));
     });
 }
@@ -229,12 +233,13 @@ fn a_body_that_always_breaks_off_is_given_up() {
         let bench = Bench::new(MIB).await;
         bench.service.plan(|_, _| Act::Break(1000));
         let reader = bench.open().await;
-        let error = reader.read(&Cursor::default(), bench.whole()).await.unwrap_err();
+        let cursor = Cursor::default();
+        let error = reader.read(&cursor, bench.whole()).await.unwrap_err();
         assert!(matches!(error, ReadError::Oss(error) if error.kind == ErrorKind::Transport));
         let before = bench.gets().len();
         assert!(before <= 10, "{before}");
         bench.service.plan(|_, _| Act::Serve);
-        bench.read(&reader, &Cursor::default(), bench.whole(), MIB).await.unwrap();
+        bench.read(&reader, &cursor, bench.whole(), MIB).await.unwrap();
         let resumed = bench.gets()[before].range.unwrap().start;
         assert!(resumed > 1000, "what was received is kept");
     });
@@ -269,6 +274,66 @@ fn a_reader_follows_what_the_program_itself_did() {
         assert_eq!(reader.etag(), ETag::new("V2"));
         assert_eq!(bench.gets().last().unwrap().path, "/bucket/moved");
     });
+}
+
+#[test]
+fn a_request_that_our_own_rename_overtook_is_repeated() {
+    multi(async {
+        let bench = Bench::new(GIB).await;
+        let reader = bench.open().await;
+        let gate = Arc::new(Semaphore::new(0));
+        let held = Arc::clone(&gate);
+        bench.service.plan(move |get, _| if get == 1 { Act::Delay(Arc::clone(&held)) } else { Act::Serve });
+        let cursor = Cursor::default();
+        let part = ByteRange::at(500 * MIB, 4096);
+        let rename = async {
+            wait_until("the request is under way", || bench.service.gets() == 2).await;
+            bench.service.object.lock().as_mut().unwrap().etag = "V2".into();
+            reader.rekey(key(), ETag::new("V2"));
+            gate.add_permits(1);
+        };
+        let (bytes, ()) = tokio::join!(reader.read(&cursor, part), rename);
+        bench.check(part, &bytes.unwrap());
+        assert_eq!(bench.gets().iter().map(|get| get.status).collect::<Vec<_>>(), [206, 412, 206]);
+    });
+}
+
+/// Reads at random places, onwards and back, all at once, on little memory and over a bad line.
+#[test]
+fn whatever_is_read_in_whatever_order_the_bytes_are_right() {
+    multi(async {
+        let memory = Budget::new(5 * MIB);
+        let options = ReadOptions { workers: 5, chunk: MIB, first: 256 * KIB, memory };
+        let bench = Bench::with_options(16 * MIB + 4321, options).await;
+        bench.service.plan(|get, range| if get % 7 == 3 { Act::Break(range.len() / 3 + 1) } else { Act::Serve });
+        let readers = [bench.open().await, bench.open().await, bench.open().await];
+        let handles = (0..12u64).map(|seed| wander(&bench, &readers[seed as usize % 3], seed));
+        tokio::time::timeout(Duration::from_secs(120), join_all(handles)).await.expect("nothing wedges");
+        drop(readers);
+        assert_eq!(bench.memory.used(), 0);
+    });
+}
+
+async fn wander(bench: &Bench, reader: &Reader, seed: u64) {
+    let cursor = Cursor::default();
+    let mut x = seed;
+    let mut random = |below: u64| {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (x >> 33) % below
+    };
+    let mut at = 0;
+    for _ in 0..150 {
+        let part = ByteRange::at(at, 1 + random(300 * KIB));
+        match random(8) {
+            0 => bench.check(part, &reader.fetch_exact(part).await.unwrap()),
+            _ => bench.read(reader, &cursor, part, MIB).await.unwrap(),
+        }
+        at = match random(16) {
+            0 => random(bench.size),
+            1 => at.saturating_sub(random(MIB)),
+            _ => part.end % bench.size,
+        };
+    }
 }
 
 #[test]
@@ -356,7 +421,7 @@ fn bytes_are_handed_out_as_they_arrive() {
         let reader = bench.open().await;
         let cursor = Cursor::default();
         bench.read(&reader, &cursor, ByteRange::new(0, MIB + 128 * KIB), 128 * KIB).await.unwrap();
-        assert_eq!(bench.gets()[1].sent, 200 * KIB);
+        wait_until("the service has sent what it may", || bench.gets()[1].sent == 200 * KIB).await;
         gate.add_permits(1);
         bench.read(&reader, &cursor, ByteRange::new(MIB + 128 * KIB, 2 * MIB), 128 * KIB).await.unwrap();
     });
