@@ -1,15 +1,19 @@
 //! What follows from the end of a write session: the inode shows the object that the file has become.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Vfs;
 use super::attr::{Kind, Version};
 use super::handles::OpenFile;
 use super::tree::Listed;
 use crate::base::SessionId;
+use crate::base::limits::MIB;
 use crate::base::time::since_epoch;
 use crate::write::{DirtyFile, Published};
+
+/// A file up to this size is read by the request that opens it.
+const READ_AT_ONCE: u64 = MIB;
 
 impl Vfs {
     /// A session was published: its inode is clean from now on. Done twice it does nothing the second time.
@@ -31,7 +35,9 @@ impl Vfs {
         let mut attr = self.options.attr.attr_of(ino, Kind::File, &version);
         (attr.mode, attr.uid, attr.gid) = (node.attr.mode, node.attr.uid, node.attr.gid);
         node.attr = attr;
-        node.cached = Some(version.etag.clone());
+        // The kernel keeps only whole pages of what was written: of a small file that is no saving.
+        node.cached = (version.size > READ_AT_ONCE).then(|| version.etag.clone());
+        node.seen = Some(Instant::now());
         node.version = Some(version.clone());
         node.fresh_until = Some(deadline);
         let place = node.place.clone();
