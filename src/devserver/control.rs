@@ -82,43 +82,49 @@ impl Control {
     async fn dispatch(&mut self) -> Result<Reply, Failure> {
         let path = self.request.uri().path().trim_start_matches("/_dev/").to_owned();
         let parts: Vec<&str> = path.splitn(3, '/').collect();
-        let shared = self.shared.clone();
         match (self.request.method().as_str(), parts.as_slice()) {
-            ("GET", ["stats"]) => reply_json(&shared.stats.report()),
-            ("POST", ["stats", "reset"]) => done(shared.stats.reset()),
+            ("GET", ["stats"]) => reply_json(&self.shared.stats.report()),
             ("GET", ["log"]) => self.log(),
-            ("GET", ["faults"]) => reply_json(&shared.faults.tallies()),
-            ("POST", ["faults"]) => {
-                let rules = self.json().await?;
-                shared.faults.replace(rules).map_err(bad_request)?;
-                done(())
+            ("GET", ["faults"]) => reply_json(&self.shared.faults.tallies()),
+            ("GET", ["gates"]) => reply_json(&self.shared.faults.gates.states()),
+            ("GET", ["objects", bucket]) => self.objects(bucket),
+            ("GET", ["uploads", bucket]) => self.uploads(bucket),
+            (_, ["object", bucket, key]) => self.object(bucket, &decode(key)?).await,
+            ("POST" | "DELETE", parts) => {
+                self.change(parts).await?;
+                Ok(done())
             }
+            _ => Err(no_endpoint()),
+        }
+    }
+
+    /// What is set rather than asked.
+    async fn change(&mut self, parts: &[&str]) -> Result<(), Failure> {
+        let shared = self.shared.clone();
+        match (self.request.method().as_str(), parts) {
+            ("POST", ["stats", "reset"]) => shared.stats.reset(),
+            ("POST", ["faults"]) => shared.faults.replace(self.json().await?).map_err(bad_request)?,
             ("DELETE", ["faults"]) => {
                 shared.faults.replace(Vec::new()).map_err(bad_request)?;
-                done(shared.faults.gates.open_all())
+                shared.faults.gates.open_all();
             }
-            ("GET", ["gates"]) => reply_json(&shared.faults.gates.states()),
             ("POST", ["gates", name, verb @ ("open" | "close")]) => {
-                done(shared.faults.gates.set(&decode(name)?, *verb == "open"))
+                shared.faults.gates.set(&decode(name)?, *verb == "open");
             }
-            ("POST", ["outage"]) => done(shared.traffic.set_outage(self.json::<Outage>().await?.on)),
-            ("POST", ["bandwidth"]) => {
-                done(shared.traffic.set_bandwidth(self.json::<Bandwidth>().await?.bytes_per_second))
-            }
-            ("POST", ["latency"]) => done(shared.traffic.set_latency_ms(self.json::<Latency>().await?.ms)),
+            ("POST", ["outage"]) => shared.traffic.set_outage(self.json::<Outage>().await?.on),
+            ("POST", ["bandwidth"]) => shared.traffic.set_bandwidth(self.json::<Bandwidth>().await?.bytes_per_second),
+            ("POST", ["latency"]) => shared.traffic.set_latency_ms(self.json::<Latency>().await?.ms),
             ("POST", ["clock"]) => {
-                done(shared.clock_offset.store(self.json::<Clock>().await?.offset_seconds, Ordering::Relaxed))
+                let offset = self.json::<Clock>().await?.offset_seconds;
+                shared.clock_offset.store(offset, Ordering::Relaxed);
             }
             ("POST", ["credentials"]) => {
                 let NewCredentials { access_key_id, access_key_secret, security_token } = self.json().await?;
                 *shared.credentials.write() = Credentials { access_key_id, access_key_secret, security_token };
-                done(())
             }
-            ("GET", ["objects", bucket]) => self.objects(bucket),
-            ("GET", ["uploads", bucket]) => self.uploads(bucket),
-            (_, ["object", bucket, key]) => self.object(bucket, &decode(key)?).await,
-            _ => Err(Failure::new(StatusCode::NOT_FOUND, "NotFound", "There is no such control endpoint.")),
+            _ => return Err(no_endpoint()),
         }
+        Ok(())
     }
 
     fn parameters(&self) -> Result<Parameters, Failure> {
@@ -219,9 +225,13 @@ impl Control {
                 let store = shared.clone();
                 let mut intake = Intake { shared: store, operation: None, body, corrupt: false, received: 0, limit };
                 let object = Object::normal(intake.store().await?, attributes, shared.now());
-                done(shared.store.put(bucket, key, &object, Expect::Anything).map_err(failed)?)
+                shared.store.put(bucket, key, &object, Expect::Anything).map_err(failed)?;
+                Ok(done())
             }
-            Method::DELETE => done(shared.store.delete(bucket, &[key.to_owned()]).map_err(failed)?),
+            Method::DELETE => {
+                shared.store.delete(bucket, &[key.to_owned()]).map_err(failed)?;
+                Ok(done())
+            }
             _ => Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "Use GET, PUT or DELETE.")),
         }
     }
@@ -236,8 +246,12 @@ fn bad_request(message: String) -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, "BadRequest", message)
 }
 
-fn done((): ()) -> Result<Reply, Failure> {
-    Ok(Reply::ok().header("content-type", "application/json").body("{}"))
+fn no_endpoint() -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, "NotFound", "There is no such control endpoint.")
+}
+
+fn done() -> Reply {
+    Reply::ok().header("content-type", "application/json").body("{}")
 }
 
 fn reply_json(value: &impl serde::Serialize) -> Result<Reply, Failure> {

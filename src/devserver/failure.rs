@@ -108,8 +108,8 @@ impl Failure {
         Self::new(StatusCode::BAD_REQUEST, "NotImplemented", message).detail("Header", what)
     }
 
-    pub(crate) fn access_denied(message: &str, ec: &'static str) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "AccessDenied", message).ec(ec)
+    pub(crate) fn access_denied(message: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "AccessDenied", message)
     }
 
     pub(crate) fn too_large(limit: u64) -> Self {

@@ -15,6 +15,7 @@
 
 mod attributes;
 mod auth;
+mod call;
 mod conditions;
 mod control;
 mod failure;

@@ -7,23 +7,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use parking_lot::RwLock;
 
 use super::attributes::{self, text};
 use super::auth::{self, Credentials, Signable};
+use super::call::Call;
 use super::failure::Failure;
 use super::faults::{Action, Faults, Reset};
-use super::receive::{Intake, drain};
 use super::reply::{BodyFaults, Payload, Reply, ReplyBody};
-use super::request::{Operation, Parameters, Target, is_service_host};
+use super::request::{Operation, is_service_host};
 use super::stats::{Entry, Stats};
-use super::store::{Store, StoreError, Written, base64_of};
+use super::store::{Store, base64_of};
 use super::traffic::Traffic;
 use super::{control, handlers};
-use crate::base::limits::PART_BYTES_MAX;
 use crate::base::time;
 
 /// What all connections share.
@@ -83,81 +82,6 @@ impl Shared {
     }
 }
 
-/// A request being served.
-#[derive(Debug)]
-pub(crate) struct Call {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) operation: Operation,
-    pub(crate) method: Method,
-    pub(crate) target: Target,
-    pub(crate) parameters: Parameters,
-    pub(crate) headers: HeaderMap,
-    pub(crate) host: String,
-    pub(crate) now: SystemTime,
-    body: Option<Incoming>,
-    corrupt_body: bool,
-    received: u64,
-}
-
-impl Call {
-    /// The bucket; empty at the service level, where no handler asks.
-    pub(crate) fn bucket(&self) -> &str {
-        self.target.bucket.as_deref().unwrap_or_default()
-    }
-
-    /// The key; empty at the bucket level, where no handler asks.
-    pub(crate) fn key(&self) -> &str {
-        self.target.key.as_deref().unwrap_or_default()
-    }
-
-    pub(crate) fn upload_id(&self) -> &str {
-        self.parameters.get("uploadId").unwrap_or_default()
-    }
-
-    fn part_number(&self) -> Option<u32> {
-        self.parameters.get("partNumber")?.parse().ok()
-    }
-
-    pub(crate) fn header(&self, name: &str) -> Option<String> {
-        text(&self.headers, name)
-    }
-
-    /// Whether a header says `true`.
-    pub(crate) fn flag(&self, name: &str) -> bool {
-        self.header(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
-    }
-
-    /// What the store's error means here.
-    pub(crate) fn failure(&self, error: StoreError) -> Failure {
-        Failure::of_store(error, self.bucket(), self.upload_id())
-    }
-
-    /// Takes the body into memory, at most `limit` bytes.
-    pub(crate) async fn collect_body(&mut self, limit: u64) -> Result<Vec<u8>, Failure> {
-        let Some(mut body) = self.body.take() else { return Ok(Vec::new()) };
-        let mut intake = self.intake(&mut body, limit);
-        let bytes = intake.collect().await;
-        self.received = intake.received;
-        self.body = Some(body);
-        bytes
-    }
-
-    /// Takes the body to disk, at most the service's limit.
-    pub(crate) async fn store_body(&mut self) -> Result<Written, Failure> {
-        let Some(mut body) = self.body.take() else { return Ok(self.shared.store.writer().finish()) };
-        let mut intake = self.intake(&mut body, PART_BYTES_MAX);
-        let written = intake.store().await;
-        self.received = intake.received;
-        self.body = Some(body);
-        written
-    }
-
-    fn intake<'a>(&self, body: &'a mut Incoming, limit: u64) -> Intake<'a> {
-        let operation = Some(self.operation);
-        Intake { shared: self.shared.clone(), operation, body, corrupt: self.corrupt_body, received: 0, limit }
-    }
-}
-
 /// Serves a request.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
@@ -188,40 +112,23 @@ async fn serve_object_request(
     host: String,
 ) -> Result<Response<ReplyBody>, ResetConnection> {
     let begun = Instant::now();
-    let (head, body) = request.into_parts();
-    let parsed = parse(&head, &host);
-    let (target, parameters, operation) = match &parsed {
-        Ok((target, parameters, operation)) => (target.clone(), parameters.clone(), *operation),
-        Err(_) => (Target::default(), Parameters::default(), Operation::Unknown),
-    };
-    let mut call = Call {
-        now: shared.now(),
-        shared: shared.clone(),
-        operation,
-        method: head.method,
-        target,
-        parameters,
-        headers: head.headers,
-        host,
-        body: Some(body).filter(|body| !body.is_end_stream()),
-        corrupt_body: false,
-        received: 0,
-    };
+    let (mut call, parsed) = Call::new(shared.clone(), request, host);
+    let operation = call.operation;
     if let Some(latency) = shared.traffic.latency() {
         tokio::time::sleep(latency).await;
     }
     let action = shared.faults.pick(operation, call.target.key.as_deref(), call.part_number());
     let outcome = match parsed {
-        Ok(_) => act(&mut call, action.as_ref()).await,
+        Ok(()) => act(&mut call, action.as_ref()).await,
         Err(failure) => Ok(Err(failure)),
     };
-    let close = !finish_body(&mut call).await;
     let request_id = shared.request_id();
-    let mut entry = entry(&call, &request_id, action.is_some());
     let Ok(outcome) = outcome else {
-        shared.stats.record(operation, entry);
+        shared.stats.record(operation, entry(&call, &request_id, true));
         return Err(ResetConnection);
     };
+    let close = !call.finish_body().await;
+    let mut entry = entry(&call, &request_id, action.is_some());
     let mut reply = outcome.unwrap_or_else(|failure| {
         entry.code = Some(failure.code.clone());
         refusal(&call, &failure, &request_id)
@@ -240,14 +147,6 @@ async fn serve_object_request(
     let corrupt = action.corrupt_body && call.received == 0;
     let faults = BodyFaults { truncate_at: action.truncate_body, corrupt };
     Ok(respond(shared, Some(operation), reply, faults))
-}
-
-fn parse(head: &http::request::Parts, host: &str) -> Result<(Target, Parameters, Operation), Failure> {
-    let target = Target::parse(host, head.uri.path())?;
-    let parameters = Parameters::parse(head.uri.query().unwrap_or_default())?;
-    let copies = head.headers.contains_key("x-oss-copy-source");
-    let operation = Operation::of(&head.method, &target, &parameters, copies)?;
-    Ok((target, parameters, operation))
 }
 
 /// Does what is asked, and what a fault rule does to it.
@@ -296,17 +195,6 @@ async fn authorized(call: &mut Call) -> Result<Reply, Failure> {
     };
     auth::verify(request, &credentials, &call.shared.region, call.now)?;
     handlers::handle(call).await
-}
-
-/// Reads the rest of the body, so that the client is done sending when the reply comes. False where the
-/// connection cannot go on.
-async fn finish_body(call: &mut Call) -> bool {
-    let waits_for_leave = call.headers.contains_key(EXPECT);
-    match &mut call.body {
-        None => true,
-        Some(_) if waits_for_leave => false,
-        Some(body) => drain(body).await,
-    }
 }
 
 fn refusal(call: &Call, failure: &Failure, request_id: &str) -> Reply {

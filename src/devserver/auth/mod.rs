@@ -88,10 +88,10 @@ pub(crate) fn verify(
             v4::verify_presigned(request, credentials, region, now)
         }
         None if request.parameters.has("Signature") => v1::verify_presigned(request, credentials, now),
-        None => Err(Failure::access_denied(
-            "You have no right to access this object because of bucket acl.",
-            "0003-00000002",
-        )),
+        None => {
+            let message = "You have no right to access this object because of bucket acl.";
+            Err(Failure::access_denied(message).ec("0003-00000002"))
+        }
     }
 }
 
@@ -124,20 +124,19 @@ fn check_skew(signed_at: SystemTime, now: SystemTime) -> Result<(), Failure> {
     }
     let message = "The difference between the request time and the current time is too large.";
     Err(Failure::new(StatusCode::FORBIDDEN, "RequestTimeTooSkewed", message)
-        .ec("0002-00000504")
         .detail("MaxAllowedSkewMilliseconds", SKEW_MAX.as_millis().to_string())
         .detail("RequestTime", time::xml_utc(signed_at))
         .detail("ServerTime", time::xml_utc(now)))
 }
 
 fn expired(expires_at: SystemTime, now: SystemTime) -> Failure {
-    Failure::access_denied("Request has expired.", "0003-00000703")
+    Failure::access_denied("Request has expired.")
         .detail("Expires", time::xml_utc(expires_at))
         .detail("ServerTime", time::xml_utc(now))
 }
 
 fn no_date() -> Failure {
-    Failure::access_denied("OSS authentication requires a valid Date.", "0002-00000038")
+    Failure::access_denied("OSS authentication requires a valid Date.")
 }
 
 /// The reply to a wrong signature: what the server signed, so that the client can find the difference.

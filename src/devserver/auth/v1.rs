@@ -121,7 +121,7 @@ pub(super) fn verify_presigned(
         (parameter("OSSAccessKeyId"), parameter("Signature"), parameter("Expires"))
     else {
         let message = "Query-string authentication requires the Signature, Expires and OSSAccessKeyId parameters";
-        return Err(Failure::access_denied(message, "0002-00000069"));
+        return Err(Failure::access_denied(message));
     };
     check_key_id(id, credentials)?;
     let expires_at = at_seconds(expires.parse::<u32>().map_err(|_| Failure::bad_value("Expires", expires))?.into());

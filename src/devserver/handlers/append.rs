@@ -6,10 +6,10 @@ use md5::{Digest, Md5};
 use super::put::{check_length, receipt};
 use crate::base::crc64;
 use crate::base::limits::PART_BYTES_MAX;
+use crate::devserver::call::Call;
 use crate::devserver::failure::Failure;
 use crate::devserver::receive::check_sums;
 use crate::devserver::reply::Reply;
-use crate::devserver::service::Call;
 use crate::devserver::store::{Expect, Kind, Object, ObjectHead, StoreError, Written, hex_upper, seconds};
 use crate::devserver::{attributes, conditions};
 

@@ -3,9 +3,9 @@
 use http::StatusCode;
 
 use crate::base::time;
+use crate::devserver::call::Call;
 use crate::devserver::failure::Failure;
 use crate::devserver::reply::Reply;
-use crate::devserver::service::Call;
 use crate::devserver::store::at_seconds;
 use crate::devserver::xml::Document;
 

@@ -9,9 +9,9 @@ use super::list::Encoding;
 use super::put::expectation;
 use crate::base::limits::{MIB, PARTS_MAX};
 use crate::base::{ETag, PartNumber};
+use crate::devserver::call::Call;
 use crate::devserver::failure::Failure;
 use crate::devserver::reply::Reply;
-use crate::devserver::service::Call;
 use crate::devserver::store::{Kind, Object, ObjectHead, Part, StoreError, Upload, hex_upper, seconds, sum};
 use crate::devserver::xml::{Document, Element};
 

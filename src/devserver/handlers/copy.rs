@@ -14,10 +14,10 @@ use super::multipart::{check_upload, part_number};
 use super::put::expectation;
 use crate::base::limits::{GIB, PART_BYTES_MAX};
 use crate::base::{ByteRange, time};
+use crate::devserver::call::Call;
 use crate::devserver::failure::Failure;
 use crate::devserver::range::copy_source;
 use crate::devserver::reply::Reply;
-use crate::devserver::service::Call;
 use crate::devserver::store::{
     Attributes, Expect, Kind, Object, ObjectHead, Part, PartHead, StoreError, hex_upper, seconds, slice, sum,
 };

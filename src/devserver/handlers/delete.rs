@@ -5,10 +5,10 @@ use md5::{Digest, Md5};
 
 use super::list::Encoding;
 use crate::base::limits::{MIB, PAGE_MAX};
+use crate::devserver::call::Call;
 use crate::devserver::failure::Failure;
 use crate::devserver::receive::check_md5;
 use crate::devserver::reply::Reply;
-use crate::devserver::service::Call;
 use crate::devserver::xml::{Document, Element};
 
 const BODY_BYTES_MAX: u64 = 2 * MIB;

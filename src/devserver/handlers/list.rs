@@ -9,9 +9,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::bucket::owner;
 use crate::base::limits::{KEY_BYTES_MAX, PAGE_MAX};
 use crate::base::time;
+use crate::devserver::call::Call;
 use crate::devserver::failure::Failure;
 use crate::devserver::reply::Reply;
-use crate::devserver::service::Call;
 use crate::devserver::store::{ListQuery, Object, Page};
 use crate::devserver::xml::Document;
 

@@ -12,10 +12,10 @@ mod read;
 mod symlink;
 mod uploads;
 
+use super::call::Call;
 use super::failure::Failure;
 use super::reply::Reply;
 use super::request::{Operation, check_bucket, check_key};
-use super::service::Call;
 pub(crate) use read::object_headers;
 
 /// Does what the request asks.
@@ -41,7 +41,7 @@ pub(crate) async fn handle(call: &mut Call) -> Result<Reply, Failure> {
         Operation::ListMultipartUploads => uploads::list_uploads(call),
         Operation::DeleteMultipleObjects => delete::delete_many(call).await,
         Operation::PutObject => put::put_object(call).await,
-        Operation::GetObject => read::get_object(call).await,
+        Operation::GetObject => read::get_object(call),
         Operation::HeadObject => read::head_object(call),
         Operation::GetObjectMeta => read::get_object_meta(call),
         Operation::CopyObject => copy::copy_object(call),

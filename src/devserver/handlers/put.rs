@@ -3,10 +3,10 @@
 use http::StatusCode;
 
 use crate::base::limits::PART_BYTES_MAX;
+use crate::devserver::call::Call;
 use crate::devserver::failure::Failure;
 use crate::devserver::receive::check_sums;
 use crate::devserver::reply::Reply;
-use crate::devserver::service::Call;
 use crate::devserver::store::{Expect, Object};
 use crate::devserver::{attributes, conditions};
 

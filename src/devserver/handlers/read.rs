@@ -10,11 +10,11 @@ use http::{HeaderMap, StatusCode};
 use crate::base::ByteRange;
 use crate::base::time;
 use crate::devserver::attributes::{add, add_all};
+use crate::devserver::call::Call;
 use crate::devserver::conditions;
 use crate::devserver::failure::Failure;
 use crate::devserver::range::{Selection, select};
 use crate::devserver::reply::{Payload, Reply};
-use crate::devserver::service::Call;
 use crate::devserver::store::{Kind, Object, ObjectHead};
 
 /// Parameters that replace a header of the reply.
@@ -89,7 +89,7 @@ pub(super) fn head_object(call: &Call) -> Result<Reply, Failure> {
     Ok(reply)
 }
 
-pub(super) async fn get_object(call: &Call) -> Result<Reply, Failure> {
+pub(super) fn get_object(call: &Call) -> Result<Reply, Failure> {
     let shown = Shown::find(call)?;
     shown.check_conditions(call)?;
     let size = shown.target.head.size;

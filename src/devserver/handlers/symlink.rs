@@ -7,10 +7,10 @@ use super::put::{expectation, receipt};
 use super::read::object;
 use crate::base::time;
 use crate::devserver::attributes::add_meta;
+use crate::devserver::call::Call;
 use crate::devserver::failure::Failure;
 use crate::devserver::reply::Reply;
 use crate::devserver::request::check_key;
-use crate::devserver::service::Call;
 use crate::devserver::store::Object;
 use crate::devserver::{attributes, conditions};
 

@@ -2,9 +2,9 @@
 
 use crate::base::limits::PAGE_MAX;
 use crate::base::time;
+use crate::devserver::call::Call;
 use crate::devserver::failure::Failure;
 use crate::devserver::reply::Reply;
-use crate::devserver::service::Call;
 use crate::devserver::store::{Upload, at_seconds};
 use crate::devserver::xml::Document;
 

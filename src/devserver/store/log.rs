@@ -32,6 +32,8 @@ pub(crate) struct LogFile {
     path: PathBuf,
     file: File,
     records: u64,
+    /// Where the last whole record ends.
+    end: u64,
 }
 
 impl LogFile {
@@ -58,7 +60,7 @@ impl LogFile {
         }
         file.set_len(end)?;
         (&file).seek(SeekFrom::End(0))?;
-        Ok(Self { path: path.into(), file, records })
+        Ok(Self { path: path.into(), file, records, end })
     }
 
     /// Records in the log, those that others have undone included.
@@ -68,8 +70,15 @@ impl LogFile {
 
     /// Appends a record; one write, so that a crash leaves it whole or torn at the end.
     pub(crate) fn append(&mut self, record: &Record) -> io::Result<()> {
-        self.file.write_all(&line(record)?)?;
+        let line = line(record)?;
+        if let Err(error) = self.file.write_all(&line) {
+            // Half a record in the middle would make the log unreadable.
+            self.file.set_len(self.end)?;
+            self.file.seek(SeekFrom::Start(self.end))?;
+            return Err(error);
+        }
         self.records += 1;
+        self.end += line.len() as u64;
         Ok(())
     }
 
@@ -78,16 +87,18 @@ impl LogFile {
         let fresh = self.path.with_extension("new");
         let mut file = File::create(&fresh)?;
         let mut buffer = io::BufWriter::new(&mut file);
-        let mut count = 0;
+        let (mut count, mut end) = (0, 0);
         for record in records {
-            buffer.write_all(&line(&record)?)?;
+            let line = line(&record)?;
+            buffer.write_all(&line)?;
             count += 1;
+            end += line.len() as u64;
         }
         buffer.flush()?;
         drop(buffer);
         fs::rename(&fresh, &self.path)?;
         self.file = file;
-        self.records = count;
+        (self.records, self.end) = (count, end);
         Ok(())
     }
 }

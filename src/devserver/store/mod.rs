@@ -8,6 +8,7 @@ mod listing;
 mod log;
 mod object;
 mod segment;
+mod state;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,9 +19,9 @@ use std::time::SystemTime;
 
 use parking_lot::RwLock;
 
-use self::listing::Key;
 use self::log::{LogFile, Record};
 use self::segment::SegmentDir;
+use self::state::State;
 pub(crate) use listing::{Page, Query as ListQuery};
 pub(crate) use object::{
     Attributes, Kind, Object, ObjectHead, Part, PartHead, Upload, UploadHead, at_seconds, base64_of, hex_upper, seconds,
@@ -52,20 +53,6 @@ pub(crate) enum Expect<'a> {
     Nothing,
     /// This one, or none: what was read before must still be there.
     Same(Option<&'a Arc<Object>>),
-}
-
-#[derive(Debug, Default)]
-struct Bucket {
-    created: u64,
-    objects: BTreeMap<Key, Arc<Object>>,
-    /// By key and upload id, the order in which they are listed.
-    uploads: BTreeMap<(String, String), Upload>,
-    bytes: u64,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    buckets: BTreeMap<String, Bucket>,
 }
 
 #[derive(Debug)]
@@ -280,105 +267,6 @@ impl Expect<'_> {
                 Err(StoreError::ObjectChanged)
             }
             _ => Ok(()),
-        }
-    }
-}
-
-impl State {
-    fn bucket(&self, bucket: &str) -> Result<&Bucket, StoreError> {
-        self.buckets.get(bucket).ok_or(StoreError::NoSuchBucket)
-    }
-
-    fn upload(&self, bucket: &str, key: &str, id: &str) -> Result<&Upload, StoreError> {
-        self.bucket(bucket)?.uploads.get(&(key.to_owned(), id.to_owned())).ok_or(StoreError::NoSuchUpload)
-    }
-
-    /// Applies a record, live or replayed. What it names must be there: the checks came before it was written.
-    fn apply(&mut self, segments: &Arc<SegmentDir>, record: Record) {
-        let pieces = |refs: Vec<_>| refs.into_iter().map(|piece| Segment::from_ref(segments, piece)).collect();
-        match record {
-            Record::CreateBucket { bucket, created } => {
-                self.buckets.insert(bucket, Bucket { created, ..Bucket::default() });
-            }
-            Record::DeleteBucket { bucket } => {
-                self.buckets.remove(&bucket);
-            }
-            Record::Put { bucket, key, head, segments } => {
-                self.with(&bucket, |bucket| bucket.insert(key, Object { head, segments: pieces(segments) }));
-            }
-            Record::Delete { bucket, keys } => self.with(&bucket, |bucket| bucket.remove(&keys)),
-            Record::Initiate { bucket, key, id, head } => self.with(&bucket, |bucket| {
-                bucket.uploads.insert((key, id), Upload { head, parts: BTreeMap::new() });
-            }),
-            Record::Part { bucket, key, id, head, segments } => self.with(&bucket, |bucket| {
-                let part = Part { head, segments: pieces(segments) };
-                if let Some(upload) = bucket.uploads.get_mut(&(key, id)) {
-                    upload.parts.insert(part.head.number, Arc::new(part));
-                }
-            }),
-            Record::Abort { bucket, key, id } => self.with(&bucket, |bucket| {
-                bucket.uploads.remove(&(key, id));
-            }),
-            Record::Complete { bucket, key, id, head, segments } => self.with(&bucket, |bucket| {
-                bucket.insert(key.clone(), Object { head, segments: pieces(segments) });
-                bucket.uploads.remove(&(key, id));
-            }),
-        }
-    }
-
-    fn with(&mut self, bucket: &str, change: impl FnOnce(&mut Bucket)) {
-        if let Some(bucket) = self.buckets.get_mut(bucket) {
-            change(bucket);
-        }
-    }
-
-    /// The fewest records that make this state.
-    fn records(&self) -> impl Iterator<Item = Record> + '_ {
-        self.buckets.iter().flat_map(|(name, bucket)| {
-            let create = Record::CreateBucket { bucket: name.clone(), created: bucket.created };
-            let objects = bucket.objects.iter().map(|(key, object)| Record::Put {
-                bucket: name.clone(),
-                key: key.as_str().into(),
-                head: object.head.clone(),
-                segments: object.segments.iter().map(Segment::to_ref).collect(),
-            });
-            let uploads = bucket.uploads.iter().flat_map(|(place, upload)| upload_records(name, place, upload));
-            std::iter::once(create).chain(objects).chain(uploads)
-        })
-    }
-}
-
-fn upload_records<'a>(
-    bucket: &'a str,
-    (key, id): &'a (String, String),
-    upload: &'a Upload,
-) -> impl Iterator<Item = Record> + 'a {
-    let (bucket, key, id) = (bucket.to_owned(), key.clone(), id.clone());
-    let initiate =
-        Record::Initiate { bucket: bucket.clone(), key: key.clone(), id: id.clone(), head: upload.head.clone() };
-    let parts = upload.parts.values().map(move |part| Record::Part {
-        bucket: bucket.clone(),
-        key: key.clone(),
-        id: id.clone(),
-        head: part.head.clone(),
-        segments: part.segments.iter().map(Segment::to_ref).collect(),
-    });
-    std::iter::once(initiate).chain(parts)
-}
-
-impl Bucket {
-    fn insert(&mut self, key: String, object: Object) {
-        self.bytes += object.head.size;
-        if let Some(old) = self.objects.insert(Key(key.into()), Arc::new(object)) {
-            self.bytes -= old.head.size;
-        }
-    }
-
-    fn remove(&mut self, keys: &[String]) {
-        for key in keys {
-            if let Some(old) = self.objects.remove(key.as_bytes()) {
-                self.bytes -= old.head.size;
-            }
         }
     }
 }

@@ -39,9 +39,7 @@ pub(crate) struct SegmentDir {
 impl SegmentDir {
     /// Opens or makes the folder; nothing is removed before [`Self::go_live`].
     pub(crate) fn open(root: PathBuf) -> io::Result<Arc<Self>> {
-        for fan in 0..=255u8 {
-            fs::create_dir_all(root.join(format!("{fan:02x}")))?;
-        }
+        fs::create_dir_all(&root)?;
         let (sweeper, doomed) = mpsc::channel::<PathBuf>();
         std::thread::Builder::new().name("dev-sweeper".into()).spawn(move || {
             for path in doomed {
@@ -91,7 +89,14 @@ impl SegmentDir {
 
     fn create(self: &Arc<Self>) -> io::Result<(Arc<SegmentFile>, File)> {
         let file = self.file(self.next.fetch_add(1, Ordering::Relaxed));
-        let handle = File::create_new(file.path())?;
+        let path = file.path();
+        let handle = match File::create_new(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                path.parent().map_or(Ok(()), fs::create_dir_all)?;
+                File::create_new(&path)?
+            }
+            made => made?,
+        };
         Ok((file, handle))
     }
 
