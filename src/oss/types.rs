@@ -238,6 +238,8 @@ impl fmt::Debug for GetReply {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PutReceipt {
     pub etag: ETag,
+    /// The server's clock when it answered: what the object's last-modified will say, but for the odd second.
+    pub date: Option<SystemTime>,
     /// The service's own sum of the whole object.
     pub crc64: Option<u64>,
 }

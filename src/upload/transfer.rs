@@ -6,6 +6,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures_util::Stream;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
@@ -37,6 +38,8 @@ pub struct Finished {
     pub etag: ETag,
     pub size: u64,
     pub crc64: Option<u64>,
+    /// Its last-modified, as near as the reply tells.
+    pub modified: Option<SystemTime>,
 }
 
 /// A part that the service has.
@@ -74,7 +77,7 @@ impl UploadEngine {
         let size = body.len();
         let source = as_body(&body);
         match self.client.put_object(key, &source, headers).await {
-            Ok(receipt) => Ok(Finished { etag: receipt.etag, size, crc64: receipt.crc64 }),
+            Ok(receipt) => Ok(Finished { etag: receipt.etag, size, crc64: receipt.crc64, modified: receipt.date }),
             Err(error) if error.outcome == Outcome::Unknown => {
                 let crc = sum(&body).map_err(|io| local_io(Operation::PutObject, key, &io))?;
                 self.settle(key, size, crc, headers).await?.ok_or(error)
@@ -94,7 +97,12 @@ impl UploadEngine {
         match self.client.head_object(key).await {
             Ok(meta) => {
                 let same = meta.size == size && meta.crc64 == Some(crc) && meta.headers.user_meta == headers.user_meta;
-                Ok(same.then_some(Finished { etag: meta.etag, size, crc64: meta.crc64 }))
+                Ok(same.then_some(Finished {
+                    etag: meta.etag,
+                    size,
+                    crc64: meta.crc64,
+                    modified: Some(meta.last_modified),
+                }))
             }
             Err(error) if error.kind == ErrorKind::NoSuchKey => Ok(None),
             Err(error) => Err(error),
@@ -232,7 +240,9 @@ impl Transfer {
         let list: Vec<_> = parts.iter().map(|(number, part)| (*number, part.etag.clone())).collect();
         match self.engine.client.complete_upload(&self.key, id, &list, self.headers.forbid_overwrite).await {
             Ok(receipt) if crc.is_some() && receipt.crc64.is_some() && crc != receipt.crc64 => Err(self.mismatch()),
-            Ok(receipt) => Ok(Finished { etag: receipt.etag, size, crc64: receipt.crc64.or(crc) }),
+            Ok(receipt) => {
+                Ok(Finished { etag: receipt.etag, size, crc64: receipt.crc64.or(crc), modified: receipt.date })
+            }
             Err(error) if error.outcome == Outcome::Unknown || error.kind == ErrorKind::NoSuchUpload => match crc {
                 Some(crc) => self.engine.settle(&self.key, size, crc, &self.headers).await?.ok_or(error),
                 None => Err(error),

@@ -35,7 +35,7 @@ pub struct Published {
     pub crc64: Option<u64>,
     /// As stored.
     pub headers: PutHeaders,
-    /// When, by this machine's clock.
+    /// Its last-modified, as near as the reply told.
     pub at: SystemTime,
 }
 
@@ -176,7 +176,10 @@ impl DirtyFile {
             CopyOptions { if_match: Some(done.etag.clone()), replace: Some(wanted.clone()), ..CopyOptions::default() };
         let key = transfer.key();
         match self.engine.upload().client().copy_object(key, key, &options).await {
-            Ok(receipt) => Ok((Finished { etag: receipt.etag, ..done }, wanted)),
+            Ok(receipt) => {
+                let modified = receipt.last_modified.or(done.modified);
+                Ok((Finished { etag: receipt.etag, modified, ..done }, wanted))
+            }
             // Another client has replaced the object already: its attributes are not ours to set.
             Err(error) if error.kind == ErrorKind::PreconditionFailed => Ok((done, transfer.headers().clone())),
             Err(error) => Err(error.into()),
@@ -281,7 +284,14 @@ impl DirtyFile {
 
     /// Ends the session: its folder goes in one step, which is also what tells a later replay that it is done.
     fn retire(&self, key: ObjectKey, done: Finished, headers: PutHeaders) -> Result<Published, WriteError> {
-        let published = Published { key, etag: done.etag, size: done.size, crc64: done.crc64, headers, at: now() };
+        let published = Published {
+            key,
+            etag: done.etag,
+            size: done.size,
+            crc64: done.crc64,
+            headers,
+            at: done.modified.unwrap_or_else(now),
+        };
         {
             let _structure = self.structure.lock();
             let dir = {

@@ -1,5 +1,7 @@
 //! What the headers of a reply tell of an object.
 
+use std::time::SystemTime;
+
 use http::HeaderMap;
 
 use crate::base::{ETag, time};
@@ -32,6 +34,11 @@ pub(super) fn etag(headers: &HeaderMap) -> Result<ETag, Missing> {
 /// The service's sum of the whole object, where it tells it.
 pub(super) fn crc64(headers: &HeaderMap) -> Option<u64> {
     header(headers, "x-oss-hash-crc64ecma")?.parse().ok()
+}
+
+/// The server's clock when it answered.
+pub(super) fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    header(headers, "date").and_then(time::parse_http_date)
 }
 
 pub(super) fn content_length(headers: &HeaderMap) -> Result<u64, Missing> {

@@ -95,7 +95,7 @@ impl Client {
         let reply = self.execute(&request, Expect::Xml).await?;
         let etag = parse_completed(&reply.xml)
             .map_err(|error| self.protocol_error((operation, key.as_str()), &reply, error))?;
-        Ok(PutReceipt { etag, crc64: meta::crc64(&reply.headers) })
+        Ok(PutReceipt { etag, date: meta::date(&reply.headers), crc64: meta::crc64(&reply.headers) })
     }
 
     /// An upload that is gone already counts as aborted.

@@ -16,6 +16,6 @@ impl Client {
         let reply = self.execute(&request, Expect::Nothing).await?;
         let etag = meta::etag(&reply.headers)
             .map_err(|error| self.protocol_error((Operation::PutObject, key.as_str()), &reply, error))?;
-        Ok(PutReceipt { etag, crc64: meta::crc64(&reply.headers) })
+        Ok(PutReceipt { etag, date: meta::date(&reply.headers), crc64: meta::crc64(&reply.headers) })
     }
 }
