@@ -22,9 +22,11 @@ use tokio::runtime::Handle;
 
 pub use mount::{KernelMount, MountError, MountPlan, serve, unmount};
 
-use crate::base::KeyError;
 use crate::base::limits::FUSE_WRITE_MAX;
-use crate::vfs::{Attr, AttrChange, Entry, FsError, Kind, OpenHow, OpenedFile, RenameMode, SetTime, Vfs};
+use crate::base::{ByteRange, KeyError};
+use crate::vfs::{
+    Allocate, Attr, AttrChange, Entry, FsError, Kind, OpenHow, OpenedFile, RenameMode, Seek, SetTime, Vfs,
+};
 use errno::errno;
 
 /// Requests that the kernel keeps in the background; fuser's default of 16 starves parallel readers.
@@ -493,33 +495,60 @@ impl Filesystem for Adapter {
         &self,
         _req: &Request,
         _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EOPNOTSUPP);
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let zero = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => false,
+            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => true,
+            _ => return reply.error(Errno::EOPNOTSUPP),
+        };
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move {
+            let how = Allocate { keep_size, zero };
+            reply_empty(vfs.fallocate(fh.0, ByteRange::at(offset, length), how).await, reply);
+        });
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
-        reply.error(Errno::ENOSYS);
+    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        match self.vfs.seek(fh.0, offset, what) {
+            Ok(Some(found)) => reply.offset(found as i64),
+            Ok(None) => reply.error(Errno::ENXIO),
+            Err(error) => reply.error(told(&error)),
+        }
     }
 
     fn copy_file_range(
         &self,
         _req: &Request,
         _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
+        fh_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::ENOSYS);
+        // The reply counts in 32 bits.
+        let len = len.min(u64::from(u32::MAX));
+        match self.vfs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len) {
+            Ok(copied) => reply.written(copied as u32),
+            // The kernel reads and writes instead.
+            Err(FsError::Unsupported) => reply.error(Errno::EOPNOTSUPP),
+            Err(error) => reply.error(told(&error)),
+        }
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -13,11 +13,20 @@ use crate::base::{ByteRange, ETag};
 use crate::oss::{ObjectKind, ObjectMeta, PutHeaders};
 use crate::read::Reader;
 use crate::spill::Base;
-use crate::write::{CONFLICT, DirtyFile, Segment, Step, WriteError};
+use crate::write::{CONFLICT, DirtyFile, Seek, Segment, Step, WriteError};
 use std::time::Duration;
 
 /// The pause before a close that failed is tried again in the background.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What `fallocate` is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allocate {
+    /// The size stays, whatever the range.
+    pub keep_size: bool,
+    /// The range reads as zeros afterwards.
+    pub zero: bool,
+}
 
 impl Vfs {
     /// Writes, if nothing must be waited for; `None` means that [`Self::write`] must be called.
@@ -157,6 +166,60 @@ impl Vfs {
         let reader = self.read.reader(base.key, &meta);
         state.reader = Some(reader.clone());
         Ok(reader)
+    }
+
+    /// `fallocate`: makes the file larger, or makes a range read as zeros.
+    pub async fn fallocate(&self, fh: u64, range: ByteRange, how: Allocate) -> Result<(), FsError> {
+        let handle = self.writable(fh)?;
+        loop {
+            let dirty = self.dirty_of(&handle)?;
+            let done = async {
+                if how.zero {
+                    dirty.zero_waiting(range).await?;
+                }
+                if !how.keep_size && range.end > dirty.size() {
+                    dirty.truncate_waiting(range.end).await?;
+                }
+                Ok(())
+            };
+            match done.await {
+                Err(WriteError::Retired) => self.pass_retired(&dirty),
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// The next data or hole; `None` past the end. An object has no holes.
+    pub fn seek(&self, fh: u64, offset: u64, what: Seek) -> Result<Option<u64>, FsError> {
+        let handle = self.handles.file(fh)?;
+        if let Some(dirty) = handle.file.dirty() {
+            return Ok(dirty.seek(offset, what)?);
+        }
+        let size = self.tree.lock().node(handle.ino).ok_or(FsError::Stale)?.attr.size;
+        Ok((offset < size).then_some(if what == Seek::Data { offset } else { size }))
+    }
+
+    /// Copies between two files without moving the bytes, where the service can do that: from the start of a
+    /// finished file, in order, into one that is new. Returns how many bytes, or `Unsupported`: then the kernel
+    /// copies.
+    pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u64, FsError> {
+        let (source, target) = (self.handles.file(from.0)?, self.writable(to.0)?);
+        if from.1 != to.1 || source.ino == target.ino || source.file.dirty().is_some() {
+            return Err(FsError::Unsupported);
+        }
+        let base = {
+            let tree = self.tree.lock();
+            let version = tree.node(source.ino).and_then(|node| node.version.as_ref()).ok_or(FsError::Unsupported)?;
+            let path = tree.path(source.ino).ok_or(FsError::Unsupported)?;
+            let key = self.file_key(&path)?;
+            Base { key, etag: version.etag.clone(), size: version.size, crc64: version.crc64 }
+        };
+        let range = ByteRange::at(from.1, len).intersect(&ByteRange::new(0, base.size));
+        if range.is_empty() {
+            return if from.1 >= base.size { Ok(0) } else { Err(FsError::Unsupported) };
+        }
+        let dirty = self.dirty_of(&target)?;
+        if dirty.adopt(&base, range)? { Ok(range.len()) } else { Err(FsError::Unsupported) }
     }
 
     /// A descriptor is closed somewhere. Publishes the file if that was the opener's last one.

@@ -29,11 +29,14 @@ use tokio::runtime::Handle as Runtime;
 pub use attr::{Attr, AttrOptions, Kind};
 pub use error::FsError;
 pub use handles::Snapshot;
+pub use io::Allocate;
 pub use open::{OpenHow, OpenedFile};
 pub use rename::RenameMode;
 pub use setattr::{AttrChange, SetTime};
 pub use statfs::Usage;
 pub use tree::ROOT;
+
+pub use crate::write::Seek;
 
 use crate::base::time::now;
 use crate::base::{ObjectKey, Prefix, SessionId};

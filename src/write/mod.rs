@@ -12,6 +12,7 @@ mod fetch;
 mod file;
 mod publish;
 mod restore;
+mod sparse;
 mod state;
 mod status;
 
@@ -24,6 +25,7 @@ use tokio::runtime::Handle;
 pub use file::{DirtyFile, Segment, Step};
 pub use publish::{CONFLICT, Published};
 pub use restore::Restored;
+pub use sparse::Seek;
 pub use status::FileStatus;
 
 use crate::base::{ObjectKey, SessionId};

@@ -75,11 +75,19 @@ impl DirtyFile {
     }
 
     async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
-        if !self.state.lock().is_small() {
+        let by_parts = {
+            let state = self.state.lock();
+            !state.is_small() && !state.is_copy()
+        };
+        if by_parts {
             self.send_jobs().await?;
         }
         let _gate = self.close_gate().await;
         self.note_closing()?;
+        let is_copy = self.state.lock().is_copy();
+        if is_copy {
+            return self.finish_copy().await;
+        }
         if self.state.lock().is_small() { self.finish_small().await } else { self.finish_large().await }
     }
 
@@ -122,6 +130,27 @@ impl DirtyFile {
             self.engine.runtime().spawn(async move { transfer.abort().await });
         }
         let done = self.engine.upload().put(&key, body, &headers).await?;
+        self.retire(key, done, headers)
+    }
+
+    /// One CopyObject of another object, whole, with this file's own attributes.
+    async fn finish_copy(self: &Arc<Self>) -> Result<Published, WriteError> {
+        let (key, base, headers, transfer) = {
+            let mut state = self.state.lock();
+            let base = state.record.base.clone().ok_or(WriteError::Retired)?;
+            let key = state.record.key.clone().ok_or(WriteError::Retired)?;
+            state.forget_parts();
+            (key, base, state.put_headers(), state.transfer.take())
+        };
+        if let Some(transfer) = transfer {
+            self.engine.runtime().spawn(async move { transfer.abort().await });
+        }
+        let options =
+            CopyOptions { if_match: Some(base.etag.clone()), replace: Some(headers.clone()), ..CopyOptions::default() };
+        let client = self.engine.upload().client();
+        let receipt = client.copy_object(&base.key, &key, &options).await.map_err(stale_if_changed)?;
+        let crc64 = receipt.crc64.or(base.crc64);
+        let done = Finished { etag: receipt.etag, size: base.size, crc64, modified: receipt.last_modified };
         self.retire(key, done, headers)
     }
 
