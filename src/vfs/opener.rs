@@ -3,9 +3,12 @@
 //! A flush comes for every descriptor that is closed, in every process that has one. It publishes when it comes
 //! from the process that opened the file, and that process has no other descriptor on it. Facts measured: the
 //! closing descriptor is gone from `fdinfo` already; field 9 of `stat` has PF_EXITING, its last field the signal.
+//! And: a process inside execve(2) closes its close-on-exec descriptors under a lock that reading its `stat` waits
+//! for, while that close waits for us. So what may wait is read in a thread of its own and given up in time.
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 /// A process, told apart from a later one with the same number by its start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +37,7 @@ impl Process {
     /// The process that a request's thread belongs to; `None` for pid 0 (a request of the kernel's own, or from
     /// outside this pid namespace) and for what is gone.
     pub(super) fn of(tid: u32) -> Option<Self> {
-        if tid == 0 {
-            return None;
-        }
-        let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-        let tgid = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()?;
+        let tgid = thread_group(tid)?;
         let stat = fs::read_to_string(format!("/proc/{tgid}/stat")).ok()?;
         Some(Self { tgid, started: field(&stat, 22)?.parse().ok()? })
     }
@@ -51,9 +50,35 @@ impl Process {
     }
 }
 
+/// How long a look at a process may take before it counts as being inside execve(2).
+const LOOK_MAX: Duration = Duration::from_millis(200);
+
 /// Tells what a flush from thread `tid` means for a file that `opener` opened. `mount_id` is that of the mount,
 /// where it is known.
-pub(super) fn classify(tid: u32, opener: Option<Process>, ino: u64, mount_id: Option<u64>) -> FlushKind {
+pub(super) async fn classify(tid: u32, opener: Option<Process>, ino: u64, mount_id: Option<u64>) -> FlushKind {
+    let Some(tgid) = thread_group(tid) else { return FlushKind::Close };
+    if opener.is_some_and(|opener| opener.tgid != tgid) {
+        return FlushKind::Passing;
+    }
+    let look = tokio::task::spawn_blocking(move || look_at(tid, opener, ino, mount_id));
+    match tokio::time::timeout(LOOK_MAX, look).await {
+        Ok(Ok(kind)) => kind,
+        // The opener becomes another program, which does not get this descriptor.
+        _ => FlushKind::Close,
+    }
+}
+
+/// The process that a thread belongs to. Never waits, whatever that process does.
+fn thread_group(tid: u32) -> Option<u32> {
+    if tid == 0 {
+        return None;
+    }
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
+/// The part of [`classify`] that may wait.
+fn look_at(tid: u32, opener: Option<Process>, ino: u64, mount_id: Option<u64>) -> FlushKind {
     let Some(closing) = Process::of(tid) else { return FlushKind::Close };
     if opener.is_some_and(|opener| opener != closing) {
         return FlushKind::Passing;
@@ -99,18 +124,18 @@ mod tests {
         assert!(!is_killed("1 (x) Z 1 1 1 0 -1 4 0 768"), "exit(3) is no signal");
     }
 
-    #[test]
-    fn a_descriptor_is_found_by_inode_and_mount() {
+    #[tokio::test]
+    async fn a_descriptor_is_found_by_inode_and_mount() {
         let file = tempfile::tempfile().unwrap();
         let ino = file.metadata().unwrap().ino();
         let own = Process::of(std::process::id()).unwrap();
         assert!(own.holds(ino, None));
         assert!(!own.holds(ino, Some(u64::MAX)));
-        assert_eq!(classify(std::process::id(), Some(own), ino, None), FlushKind::Passing);
+        assert_eq!(classify(std::process::id(), Some(own), ino, None).await, FlushKind::Passing);
         drop(file);
-        assert_eq!(classify(std::process::id(), Some(own), ino, None), FlushKind::Close);
+        assert_eq!(classify(std::process::id(), Some(own), ino, None).await, FlushKind::Close);
         let other = Process { tgid: 1, started: 0 };
-        assert_eq!(classify(std::process::id(), Some(other), ino, None), FlushKind::Passing);
-        assert_eq!(classify(0, Some(own), ino, None), FlushKind::Close);
+        assert_eq!(classify(std::process::id(), Some(other), ino, None).await, FlushKind::Passing);
+        assert_eq!(classify(0, Some(own), ino, None).await, FlushKind::Close);
     }
 }
