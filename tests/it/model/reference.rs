@@ -1,0 +1,1 @@
+//! Random histories of files, processes and other clients.
