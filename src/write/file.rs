@@ -14,7 +14,7 @@ use super::state::{Piece, Running, State};
 use super::{WriteEngine, WriteError};
 use crate::base::time::{micros, now};
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId};
-use crate::spill::{Base, HeaderRecord, Phase, SessionDir, SessionRecord, Times};
+use crate::spill::{Base, Filling, HeaderRecord, Phase, SessionDir, SessionRecord, Times};
 use crate::upload::{Plan, Transfer};
 
 /// How far a call that must not wait has come.
@@ -236,11 +236,11 @@ impl DirtyFile {
             (state.remote(index), state.plan.piece_range(index).start)
         };
         if !replaced.is_empty() {
-            let file = dir.begin_piece(index)?;
+            let file = dir.begin_piece(index, Filling::Written)?;
             let bytes = &data[(replaced.start - range.start) as usize..(replaced.end - range.start) as usize];
             file.write_all_at(bytes, replaced.start - piece_start)
                 .map_err(|source| crate::spill::SpillError::Io { path: dir.piece_path(index), source })?;
-            dir.install_piece(index)?;
+            dir.install_piece(index, Filling::Written)?;
         }
         let file = Arc::new(dir.open_piece(index, true)?);
         let mut state = self.state.lock();
