@@ -189,25 +189,24 @@ impl DirtyFile {
 
     fn detach(&self, key: Option<ObjectKey>, base: Option<Base>) -> Result<(), WriteError> {
         let _structure = self.structure.lock();
+        let transfer;
         {
             let mut state = self.state.lock();
             if state.retired.is_some() || state.ended {
                 return Err(WriteError::Retired);
             }
-            if let Some(transfer) = state.transfer.take() {
-                state.parts.values_mut().for_each(|part| (part.sent, part.sending) = (None, None));
-                state.copies.clear();
-                if let Err(error) = self.engine.0.upload.journal().forget(self.id()) {
-                    log::warn!("{error}");
-                }
-                self.engine.0.runtime.spawn(async move { transfer.abort().await });
-            }
+            transfer = state.let_go();
             state.record.key = key;
             if base.is_some() {
                 state.record.base = base;
             }
         }
-        self.changed.notify_waiters();
+        if transfer.is_some()
+            && let Err(error) = self.engine.0.upload.journal().forget(self.id())
+        {
+            log::warn!("{error}");
+        }
+        self.give_up(transfer);
         self.rewrite_record()
     }
 
@@ -221,11 +220,9 @@ impl DirtyFile {
                 return Ok(state.retired.clone());
             }
             state.ended = true;
-            (state.dir.clone(), state.transfer.take())
+            (state.dir.clone(), state.let_go())
         };
-        if let Some(transfer) = transfer {
-            self.engine.0.runtime.spawn(async move { transfer.abort().await });
-        }
+        self.give_up(transfer);
         if let Some(dir) = dir {
             dir.discard()?;
         }

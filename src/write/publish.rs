@@ -75,6 +75,14 @@ impl DirtyFile {
     }
 
     async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
+        match self.try_publish().await {
+            // The upload was lost on the way and let go of: the bytes are all here, so they go again, once.
+            Err(WriteError::Oss(error)) if error.kind == ErrorKind::NoSuchUpload => self.try_publish().await,
+            other => other,
+        }
+    }
+
+    async fn try_publish(self: &Arc<Self>) -> Result<Published, WriteError> {
         if !self.state.lock().is_small() {
             self.send_jobs().await?;
         }
@@ -116,11 +124,9 @@ impl DirtyFile {
             let mut state = self.state.lock();
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
             let body = SpillBody::new(state.dir.clone(), state.record.piece_size, ByteRange::new(0, state.size));
-            (key, body, state.put_headers(), state.transfer.take())
+            (key, body, state.put_headers(), state.let_go())
         };
-        if let Some(transfer) = transfer {
-            self.engine.runtime().spawn(async move { transfer.abort().await });
-        }
+        self.give_up(transfer);
         let done = self.engine.upload().put(&key, body, &headers).await?;
         self.retire(key, done, headers)
     }
@@ -153,14 +159,22 @@ impl DirtyFile {
         Some((state.transfer.clone()?, parts.collect::<Option<Vec<_>>>()?))
     }
 
+    /// Gives an upload up that was let go of.
+    pub(super) fn give_up(&self, transfer: Option<Arc<Transfer>>) {
+        let Some(transfer) = transfer else { return };
+        self.changed.notify_waiters();
+        self.engine.runtime().spawn(async move { transfer.abort().await });
+    }
+
     fn forget_upload(&self, transfer: &Arc<Transfer>) {
-        let mut state = self.state.lock();
-        if state.transfer.as_ref().is_some_and(|own| Arc::ptr_eq(own, transfer)) {
-            state.transfer = None;
-            state.parts.values_mut().for_each(|part| part.sent = None);
-            state.copies.clear();
+        {
+            let mut state = self.state.lock();
+            if !state.owns(transfer) {
+                return;
+            }
+            state.let_go();
         }
-        drop(state);
+        self.changed.notify_waiters();
         if let Err(error) = self.engine.upload().journal().forget(self.id()) {
             log::warn!("{error}");
         }

@@ -140,6 +140,14 @@ impl State {
         self.open.retain(|(open, _)| *open != index);
     }
 
+    /// Lets go of the upload: nothing that was sent through it counts, and what is on its way is not waited for.
+    pub(super) fn let_go(&mut self) -> Option<Arc<Transfer>> {
+        let transfer = self.transfer.take()?;
+        self.parts.values_mut().for_each(|part| (part.sent, part.sending) = (None, None));
+        self.copies.clear();
+        Some(transfer)
+    }
+
     /// Notes that bytes changed: their parts must be sent (again).
     pub(super) fn touch(&mut self, range: ByteRange) {
         let mut at = range.start;
