@@ -6,6 +6,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::Stream;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
@@ -110,6 +111,8 @@ pub struct Transfer {
     headers: PutHeaders,
     piece_size: u64,
     id: OnceCell<UploadId>,
+    /// Nothing more may come of it, also where it is being begun right now.
+    given_up: AtomicBool,
 }
 
 impl fmt::Debug for Transfer {
@@ -125,7 +128,7 @@ impl fmt::Debug for Transfer {
 impl Transfer {
     /// A transfer that has not begun. `headers` are fixed when it begins.
     pub fn new(engine: UploadEngine, session: SessionId, key: ObjectKey, headers: PutHeaders, piece_size: u64) -> Self {
-        Self { engine, session, key, headers, piece_size, id: OnceCell::new() }
+        Self { engine, session, key, headers, piece_size, id: OnceCell::new(), given_up: AtomicBool::new(false) }
     }
 
     /// A transfer that an earlier process began.
@@ -149,9 +152,15 @@ impl Transfer {
 
     /// Begins the upload if need be; its id is in the journal before any part is sent.
     async fn begin(&self) -> Result<&UploadId, oss::Error> {
-        self.id
+        self.check_wanted()?;
+        let id = self
+            .id
             .get_or_try_init(|| async {
                 let id = self.engine.client.initiate_upload(&self.key, &self.headers).await?;
+                if let Err(error) = self.check_wanted() {
+                    self.abort_upload(&id).await;
+                    return Err(error);
+                }
                 let record = UploadRecord {
                     upload_id: id.clone(),
                     key: self.key.clone(),
@@ -164,7 +173,13 @@ impl Transfer {
                 }
                 Ok(id)
             })
-            .await
+            .await?;
+        // Given up while it was being noted: whoever did so knew no id to give up.
+        if let Err(error) = self.check_wanted() {
+            self.abort_upload(id).await;
+            return Err(error);
+        }
+        Ok(id)
     }
 
     /// Sends a part from the spill files.
@@ -275,10 +290,27 @@ impl Transfer {
         }
     }
 
-    /// Gives the upload up, if it was begun. A failure is logged: the parts stay behind in the bucket.
+    fn check_wanted(&self) -> Result<(), oss::Error> {
+        if !self.given_up.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let (operation, outcome) = (Operation::InitiateMultipartUpload, Outcome::NotApplied);
+        let why = "the upload was given up";
+        Err(oss::Error::local(operation, self.key.as_str(), ErrorKind::NoSuchUpload, outcome, why))
+    }
+
+    /// Gives the upload up, now or as soon as it has begun. A failure is logged: the parts stay in the bucket.
     pub async fn abort(&self) {
-        let Some(id) = self.id.get() else { return };
-        if let Err(error) = self.engine.client.abort_upload(&self.key, id).await {
+        self.given_up.store(true, Ordering::SeqCst);
+        if let Some(id) = self.id.get() {
+            self.abort_upload(id).await;
+        }
+    }
+
+    async fn abort_upload(&self, id: &UploadId) {
+        if let Err(error) = self.engine.client.abort_upload(&self.key, id).await
+            && error.kind != ErrorKind::NoSuchUpload
+        {
             log::warn!("{error}; the parts of upload {id:?} stay in the bucket until it is aborted");
         }
     }

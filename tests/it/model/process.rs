@@ -135,8 +135,7 @@ impl Process {
                 Segment::Local { file, offset, len } => out.extend(read_local(&file, offset, len)),
                 Segment::Base(range) => {
                     let base = file.base().unwrap();
-                    let options =
-                        GetOptions { range: Some(range), if_match: Some(base.etag), ..GetOptions::default() };
+                    let options = GetOptions { range: Some(range), if_match: Some(base.etag), ..GetOptions::default() };
                     out.extend(self.run(collect(&self.client, &base.key, &options))?);
                 }
             }
