@@ -23,6 +23,15 @@ impl DirtyFile {
             if let Some(step) = state.may_change()? {
                 return Ok(step);
             }
+            // A write past the new end would be acknowledged, and lost.
+            if state.in_flight > 0 && size < state.size {
+                return Ok(Step::Busy);
+            }
+            // Closed again between the two looks: the caller comes back.
+            if state.is_closed() {
+                return Ok(Step::Gated);
+            }
+            state.changed = true;
             if size > state.plan.size_max() {
                 return Err(WriteError::TooLarge);
             }
@@ -36,6 +45,7 @@ impl DirtyFile {
                 state.shrink(size)
             }
         };
+        self.ensure_dir()?;
         if void.is_empty() {
             self.rewrite_record()?
         } else {
@@ -60,8 +70,10 @@ impl DirtyFile {
     fn cut_pieces(&self, size: u64, void: &[(u64, u64)]) -> Result<(), WriteError> {
         let Some(dir) = self.state.lock().dir.clone() else { return Ok(()) };
         self.state.lock().record.cut = Some(size);
-        self.rewrite_record()?;
+        let noted = self.rewrite_record();
+        // Also where it could not be noted: in memory the bytes are gone, and must not come back as a hole is made.
         apply_cut(&dir, void)?;
+        noted?;
         self.state.lock().record.cut = None;
         self.rewrite_record()
     }
@@ -83,7 +95,7 @@ impl DirtyFile {
     pub(super) fn reopen(&self) -> Result<(), WriteError> {
         let is_closed = |file: &Self| {
             let state = file.state.lock();
-            state.is_closed() && !state.gated && state.retired.is_none()
+            state.is_closed() && !state.gated && !state.ended && state.retired.is_none()
         };
         if !is_closed(self) {
             return Ok(());
@@ -273,7 +285,7 @@ impl super::state::State {
         for (index, left) in &cut {
             self.forget_open(*index);
             match self.pieces.get_mut(index) {
-                Some(piece) if *left > 0 => (piece.len, piece.running) = (*left, None),
+                Some(piece) if *left > 0 => (piece.len, piece.running, piece.unsynced) = (*left, None, true),
                 _ => drop(self.pieces.remove(index)),
             }
         }

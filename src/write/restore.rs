@@ -97,7 +97,7 @@ impl DirtyFile {
         state.size = restored.size();
         state.dir = Some(restored.dir.clone());
         for (index, len, _) in &restored.pieces {
-            state.pieces.insert(*index, Piece { len: *len, running: None, unsynced: true });
+            state.pieces.insert(*index, Piece { len: *len, unsynced: true, ..Piece::default() });
         }
         let file = Arc::new(Self::with_state(engine, state));
         engine.register(&file);
