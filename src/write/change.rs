@@ -254,6 +254,7 @@ impl DirtyFile {
     /// Ends the session unpublished, its bytes kept for `recover`.
     pub async fn keep(&self, reason: &str) -> Result<(), WriteError> {
         let _one = self.publishing.lock().await;
+        let _gate = self.close_gate().await;
         let _structure = self.structure.lock();
         self.ensure_dir()?;
         {

@@ -40,7 +40,7 @@ pub struct Published {
 }
 
 /// Lets writes in again when the finishing ends, however it ends.
-struct Gate<'f>(&'f DirtyFile);
+pub(super) struct Gate<'f>(&'f DirtyFile);
 
 impl Drop for Gate<'_> {
     fn drop(&mut self) {
@@ -55,7 +55,16 @@ impl DirtyFile {
     /// # Errors
     /// The bytes are kept, and the session file says that they are to be published. `Stale`: another client
     /// changed the object that was edited.
+    /// Whoever asked may go away: it goes on to its end all the same, so that what the service did is known.
     pub async fn publish(self: &Arc<Self>) -> Result<Published, WriteError> {
+        let file = self.clone();
+        let done = self.engine.runtime().spawn(async move { file.publish_to_the_end().await }).await;
+        done.unwrap_or_else(|error| {
+            Err(WriteError::Spill { message: format!("the process is ending: {error}"), errno: None })
+        })
+    }
+
+    async fn publish_to_the_end(self: &Arc<Self>) -> Result<Published, WriteError> {
         let _one = self.publishing.lock().await;
         {
             let state = self.state.lock();
@@ -92,7 +101,7 @@ impl DirtyFile {
     }
 
     /// Holds writes back, and waits for those under way.
-    async fn close_gate(&self) -> Gate<'_> {
+    pub(super) async fn close_gate(&self) -> Gate<'_> {
         self.state.lock().gated = true;
         let gate = Gate(self);
         self.wait_until(|state| (state.in_flight == 0).then_some(())).await;
@@ -316,20 +325,28 @@ impl DirtyFile {
     fn note_failure(&self, error: &WriteError) {
         log::error!("{}: not published: {error}", self.name());
         let _structure = self.structure.lock();
-        self.state.lock().record.error = Some(error.to_string());
+        {
+            let mut state = self.state.lock();
+            state.record.error = Some(error.to_string());
+            if !matches!(error, WriteError::Stale) {
+                state.promise();
+            }
+        }
         let noted = self.ensure_dir().and_then(|_| self.rewrite_record());
         if let Err(error) = noted {
             log::error!("{error}");
         }
     }
 
-    /// Publishes in the background, again and again until it is done; the file counts as closed from now on.
+    /// Publishes in the background, again and again until it is done; that it will be is promised from now on.
     pub fn publish_in_background(self: &Arc<Self>) {
         let noted = {
             let _structure = self.structure.lock();
-            self.ensure_dir().map(drop)
+            // Other descriptors may still write: what the file looks like is noted behind the gate.
+            self.state.lock().promise();
+            self.ensure_dir().and_then(|_| self.rewrite_record())
         };
-        if let Err(error) = noted.and_then(|()| self.note_closing()) {
+        if let Err(error) = noted {
             log::error!("{}: {error}", self.name());
         }
         self.retry_in_background(Duration::ZERO);
@@ -367,6 +384,13 @@ impl State {
         let begun = self.transfer.as_ref().is_some_and(|transfer| transfer.id().is_some());
         let sending = self.parts.values().any(|part| part.sending.is_some());
         self.size == 0 || (self.size <= self.plan.piece_size() && !begun && !sending)
+    }
+
+    /// From now on a later process publishes it.
+    fn promise(&mut self) {
+        if self.record.phase == Phase::Open {
+            self.record.phase = Phase::Synced;
+        }
     }
 
     fn owns(&self, transfer: &Arc<Transfer>) -> bool {
