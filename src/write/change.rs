@@ -113,10 +113,16 @@ impl DirtyFile {
     }
 
     /// Replaces the attributes that will be published with the file.
+    ///
+    /// # Errors
+    /// `Retired` where it was published meanwhile: then the object's must be replaced.
     pub fn set_attributes(&self, headers: HeaderRecord, times: Times) -> Result<(), WriteError> {
         let _structure = self.structure.lock();
         {
             let mut state = self.state.lock();
+            if state.retired.is_some() {
+                return Err(WriteError::Retired);
+            }
             state.record.headers = headers;
             state.record.times = times;
             state.last_change = now();

@@ -137,7 +137,7 @@ impl DirtyFile {
         };
         self.give_up(transfer);
         let done = self.engine.upload().put(&key, body, &headers).await?;
-        self.retire(key, done, headers)
+        self.conclude(key, done, headers, State::put_headers).await
     }
 
     /// The parts that are missing, Complete, and the headers where they changed since the upload began.
@@ -156,8 +156,7 @@ impl DirtyFile {
             }
             other => other?,
         };
-        let (finished, headers) = self.mend_headers(&transfer, finished).await?;
-        self.retire(transfer.key().clone(), finished, headers)
+        self.conclude(transfer.key().clone(), finished, transfer.headers().clone(), State::multipart_headers).await
     }
 
     /// The transfer and every part of the object, once all are on the service.
@@ -189,20 +188,29 @@ impl DirtyFile {
         }
     }
 
-    /// Attributes that changed after the upload had begun are put right by a copy onto itself.
-    async fn mend_headers(&self, transfer: &Transfer, done: Finished) -> Result<(Finished, PutHeaders), WriteError> {
-        let wanted = self.state.lock().multipart_headers();
-        if wanted == *transfer.headers() {
-            return Ok((done, wanted));
-        }
-        let options =
-            CopyOptions { if_match: Some(done.etag.clone()), replace: Some(wanted.clone()), ..CopyOptions::default() };
-        let key = transfer.key();
-        match self.engine.upload().client().copy_object(key, key, &options).await {
-            Ok(receipt) => Ok((Finished { etag: receipt.etag, ..done }, wanted)),
-            // Another client has replaced the object already: its attributes are not ours to set.
-            Err(error) if error.kind == ErrorKind::PreconditionFailed => Ok((done, transfer.headers().clone())),
-            Err(error) => Err(error.into()),
+    /// Ends the session once the object has the attributes that are `wanted`: those that changed after it was
+    /// begun are put right by a copy onto itself.
+    pub(super) async fn conclude(
+        &self,
+        key: ObjectKey,
+        mut done: Finished,
+        mut headers: PutHeaders,
+        wanted: fn(&State) -> PutHeaders,
+    ) -> Result<Published, WriteError> {
+        let mut ours = true;
+        loop {
+            if let Some(published) = self.retire(&key, &done, &headers, ours.then_some(wanted)) {
+                return Ok(published);
+            }
+            let now_wanted = wanted(&self.state.lock());
+            let (if_match, replace) = (Some(done.etag.clone()), Some(now_wanted.clone()));
+            let options = CopyOptions { if_match, replace, ..CopyOptions::default() };
+            match self.engine.upload().client().copy_object(&key, &key, &options).await {
+                Ok(receipt) => (done.etag, headers) = (receipt.etag, now_wanted),
+                // Another client has replaced the object already: its attributes are not ours to set.
+                Err(error) if error.kind == ErrorKind::PreconditionFailed => ours = false,
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
@@ -303,12 +311,23 @@ impl DirtyFile {
     }
 
     /// Ends the session: its folder goes in one step, which is also what tells a later replay that it is done.
-    fn retire(&self, key: ObjectKey, done: Finished, headers: PutHeaders) -> Result<Published, WriteError> {
-        let published = Published { key, etag: done.etag, size: done.size, crc64: done.crc64, headers, at: now() };
+    /// `None` where the attributes have changed meanwhile and are to be put right first.
+    fn retire(
+        &self,
+        key: &ObjectKey,
+        done: &Finished,
+        headers: &PutHeaders,
+        wanted: Option<fn(&State) -> PutHeaders>,
+    ) -> Option<Published> {
+        let Finished { etag, size, crc64 } = done.clone();
+        let published = Published { key: key.clone(), etag, size, crc64, headers: headers.clone(), at: now() };
         {
             let _structure = self.structure.lock();
             let dir = {
                 let mut state = self.state.lock();
+                if wanted.is_some_and(|wanted| wanted(&state) != *headers) {
+                    return None;
+                }
                 state.retired = Some(published.clone());
                 state.dir.clone()
             };
@@ -319,7 +338,7 @@ impl DirtyFile {
         }
         self.engine.unregister(self.id());
         self.engine.tell(self.id(), &published);
-        Ok(published)
+        Some(published)
     }
 
     fn note_failure(&self, error: &WriteError) {
