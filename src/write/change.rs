@@ -205,7 +205,7 @@ impl DirtyFile {
         self.detach(None, None)
     }
 
-    fn detach(&self, key: Option<ObjectKey>, base: Option<Base>) -> Result<(), WriteError> {
+    pub(super) fn detach(&self, key: Option<ObjectKey>, base: Option<Base>) -> Result<(), WriteError> {
         let _structure = self.structure.lock();
         let transfer;
         {
@@ -248,13 +248,20 @@ impl DirtyFile {
         Ok(None)
     }
 
-    /// Ends the session without touching its folder, which is to be set aside.
-    pub async fn set_aside(&self, reason: &str) -> Result<(), WriteError> {
+    /// Ends the session without touching its folder, which is to be set aside. `false` where somebody has changed
+    /// the file since it was taken up: then nothing is done, what was found wrong is so no more.
+    pub async fn set_aside(&self, reason: &str) -> bool {
         let _one = self.publishing.lock().await;
+        {
+            let mut state = self.state.lock();
+            if state.changed {
+                return false;
+            }
+            state.ended = true;
+        }
         log::error!("{}: not published: {reason}", self.name());
-        self.state.lock().ended = true;
         self.engine.unregister(self.id());
-        Ok(())
+        true
     }
 
     /// Ends the session unpublished, its bytes kept for `recover`.

@@ -92,6 +92,7 @@ impl DirtyFile {
     }
 
     async fn try_publish(self: &Arc<Self>) -> Result<Published, WriteError> {
+        self.move_base_along().await?;
         if !self.state.lock().is_small() {
             self.send_jobs().await?;
         }
@@ -136,6 +137,13 @@ impl DirtyFile {
             (key, body, state.put_headers(), state.let_go())
         };
         self.give_up(transfer);
+        if self.state.lock().uses_base() {
+            let crc = body.crc64().map_err(|error| WriteError::Spill {
+                message: format!("{key}: {error}"),
+                errno: error.raw_os_error(),
+            })?;
+            self.note_completing(Some(crc))?;
+        }
         let done = self.engine.upload().put(&key, body, &headers).await?;
         self.conclude(key, done, headers, State::put_headers).await
     }
@@ -145,18 +153,59 @@ impl DirtyFile {
         self.send_jobs().await?;
         self.check_base().await?;
         let (transfer, parts) = self.outcomes().ok_or(WriteError::Retired)?;
-        let finished = match transfer.complete(&parts).await {
-            Err(error) if matches!(error.kind, ErrorKind::NoSuchUpload | ErrorKind::InvalidPart) => {
+        let (transfer, finished) = match self.complete(&transfer, &parts).await {
+            Err(WriteError::Oss(error)) if matches!(error.kind, ErrorKind::NoSuchUpload | ErrorKind::InvalidPart) => {
                 // The upload is gone, or not what it was: the bytes are all here, so they go again, once.
                 log::warn!("{error}; sending the file again");
                 self.forget_upload(&transfer);
                 self.send_jobs().await?;
                 let (transfer, parts) = self.outcomes().ok_or(WriteError::Retired)?;
-                transfer.complete(&parts).await?
+                let finished = self.complete(&transfer, &parts).await?;
+                (transfer, finished)
             }
-            other => other?,
+            other => (transfer, other?),
         };
         self.conclude(transfer.key().clone(), finished, transfer.headers().clone(), State::multipart_headers).await
+    }
+
+    async fn complete(&self, transfer: &Transfer, parts: &[(PartNumber, PartOutcome)]) -> Result<Finished, WriteError> {
+        let crc = transfer.expected_crc(parts).await?;
+        self.note_completing(crc)?;
+        Ok(transfer.complete(parts, crc).await?)
+    }
+
+    /// Says in the session file of an edit what object is about to replace the one that is edited.
+    fn note_completing(&self, crc: Option<u64>) -> Result<(), WriteError> {
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            if !state.uses_base() {
+                return Ok(());
+            }
+            (state.record.phase, state.record.completing) = (Phase::Completing, crc);
+        }
+        self.rewrite_record()
+    }
+
+    /// Where an earlier try ended unknown and had succeeded after all, the object that is edited is our own.
+    async fn move_base_along(&self) -> Result<(), WriteError> {
+        let (key, asked) = {
+            let state = self.state.lock();
+            (state.record.key.clone().ok_or(WriteError::Retired)?, state.record.completing)
+        };
+        if asked.is_none() {
+            return Ok(());
+        }
+        let found = match self.engine.upload().client().head_object(&key).await {
+            Err(error) if error.kind == ErrorKind::NoSuchKey => return Ok(()),
+            other => other?,
+        };
+        let mut state = self.state.lock();
+        if let Some(base) = state.record.base.as_mut().filter(|_| found.crc64 == asked) {
+            (base.key, base.etag) = (key, found.etag);
+            state.base_seen = Some(Instant::now());
+        }
+        Ok(())
     }
 
     /// The transfer and every part of the object, once all are on the service.
@@ -312,7 +361,7 @@ impl DirtyFile {
 
     /// Ends the session: its folder goes in one step, which is also what tells a later replay that it is done.
     /// `None` where the attributes have changed meanwhile and are to be put right first.
-    fn retire(
+    pub(super) fn retire(
         &self,
         key: &ObjectKey,
         done: &Finished,
@@ -323,14 +372,15 @@ impl DirtyFile {
         let published = Published { key: key.clone(), etag, size, crc64, headers: headers.clone(), at: now() };
         {
             let _structure = self.structure.lock();
-            let dir = {
+            let (dir, transfer) = {
                 let mut state = self.state.lock();
                 if wanted.is_some_and(|wanted| wanted(&state) != *headers) {
                     return None;
                 }
                 state.retired = Some(published.clone());
-                state.dir.clone()
+                (state.dir.clone(), state.let_go())
             };
+            self.give_up(transfer);
             // The object stands: a folder that cannot be moved is settled by the next replay, not by an error.
             if let Some(Err(error)) = dir.map(|dir| dir.discard()) {
                 log::error!("{error}; the next mount will find the file published already");
