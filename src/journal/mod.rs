@@ -244,7 +244,7 @@ mod tests {
             key: ObjectKey::parse("k").unwrap(),
             part_size: 8 << 20,
             created_micros: 5,
-            headers_crc: 1,
+            headers: vec![1],
         }
     }
 

@@ -15,8 +15,8 @@ pub struct UploadRecord {
     /// Bytes of a spill file: the part plan follows from it.
     pub part_size: u64,
     pub created_micros: u64,
-    /// A sum of the headers sent when it was begun: they are fixed from then on.
-    pub headers_crc: u64,
+    /// The headers sent when it was begun, in the form of whoever began it: they are fixed from then on.
+    pub headers: Vec<u8>,
 }
 
 /// A part that the service has.
@@ -53,7 +53,7 @@ pub(super) trait Versioned: Serialize + DeserializeOwned {
 }
 
 impl Versioned for UploadRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 }
 
 impl Versioned for PartRecord {

@@ -78,7 +78,7 @@ fn unreadable(id: String, created_at: Option<String>, reason: &str) -> RecoverEn
 
 fn size_of(found: &Found, record: &SessionRecord) -> u64 {
     let pieces = found.dir.pieces().unwrap_or_default();
-    let ends = pieces.iter().map(|(index, len, _)| index * record.piece_size + len);
+    let ends = pieces.iter().filter(|(_, len, _)| *len > 0).map(|(index, len, _)| index * record.piece_size + len);
     let shown = ends.max().unwrap_or(0).max(record.base_valid).max(record.extent);
     record.size.unwrap_or(shown)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
 use crate::base::ObjectKey;
 use crate::base::time::{file_stamp, now};
-use crate::oss::{self, ErrorKind};
+use crate::oss::{self, ErrorKind, ObjectMeta};
 use crate::spill::{Found, RecordError, SessionDir, SpillError};
 use crate::write::{CONFLICT, DirtyFile, Restored, WriteEngine, WriteError};
 
@@ -87,15 +87,24 @@ impl Replay {
         }
     }
 
-    /// Publishes what is pending, one session after the other; each is tried until the service answers.
+    /// Publishes what is pending, one session after the other; what fails is tried again after the others.
     pub async fn run(self) {
-        for (file, restored) in self.pending {
-            let mut pause = PAUSE.0;
-            while let Err(error) = replay_one(&self.engine, self.mode, &file, &restored).await {
-                log::warn!("{}: replay: {error}; trying again", file.name());
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE.1);
+        let mut pending = self.pending;
+        let mut pause = PAUSE.0;
+        loop {
+            let mut left = Vec::new();
+            for (file, restored) in pending {
+                if let Err(error) = replay_one(&self.engine, self.mode, &file, &restored).await {
+                    log::warn!("{}: replay: {error}; it is tried again", file.name());
+                    left.push((file, restored));
+                }
             }
+            if left.is_empty() {
+                return;
+            }
+            pending = left;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
         }
     }
 }
@@ -118,28 +127,39 @@ async fn replay_one(
     restored: &Restored,
 ) -> Result<(), WriteError> {
     let Some(key) = file.publishable_key() else { return Ok(()) };
+    if file.is_changed() {
+        return left_to_its_writer(file);
+    }
     let record = &restored.record;
     let damage = restored.damage()?;
     let whole = restored.is_whole();
-    let remote = if damage.is_some() { Remote::NotAsked } else { look(engine, &key, restored).await? };
+    let (remote, found) =
+        if damage.is_some() { (Remote::NotAsked, None) } else { look(engine, &key, restored).await? };
+    if file.is_changed() {
+        return left_to_its_writer(file);
+    }
     let kind = Record::of(&record.phase, record.key.is_some());
     match decide(&Evidence { record: kind, intact: damage.is_none(), whole, remote, mode }) {
         Decision::Finish => finish(engine, file, restored).await,
         Decision::Beside => {
             let name = conflict_name(engine, &key).await?;
             log::warn!("{key}: another client changed it; what was written here is published as {name}");
-            file.rename(name, None).await?;
+            file.stand_alone(name).await?;
             file.publish().await.map(drop)
         }
         Decision::AlreadyDone => {
             log::info!("{key}: is in the bucket already");
-            file.discard().await.map(drop)
+            match &found {
+                Some(found) => file.conclude_found(found).await,
+                None => Ok(()),
+            }
         }
         Decision::KeepConflict => file.keep(CONFLICT).await,
         Decision::Quarantine => {
             let reason = damage.unwrap_or_default();
-            file.set_aside(&reason).await?;
-            quarantine(&restored.dir, &reason);
+            if file.set_aside(&reason).await {
+                quarantine(&restored.dir, &reason);
+            }
             Ok(())
         }
         decision => {
@@ -147,6 +167,12 @@ async fn replay_one(
             Ok(())
         }
     }
+}
+
+/// Somebody writes to it already: what is known of it here holds no more, and its close publishes it.
+fn left_to_its_writer(file: &DirtyFile) -> Result<(), WriteError> {
+    log::info!("{}: is being written again; it is published when it is closed", file.name());
+    Ok(())
 }
 
 async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored) -> Result<(), WriteError> {
@@ -161,6 +187,9 @@ async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored
         Some((upload, _)) => file.resume_upload(restored, upload).await?,
         None => 0,
     };
+    if file.is_changed() {
+        return left_to_its_writer(file);
+    }
     log::info!("{}: replay: {taken_up} parts are on the service already", file.name());
     match file.publish().await {
         Err(WriteError::Stale) => file.keep(CONFLICT).await,
@@ -169,28 +198,29 @@ async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored
 }
 
 /// What stands at the key, against what the session knows.
-async fn look(engine: &WriteEngine, key: &ObjectKey, restored: &Restored) -> Result<Remote, WriteError> {
+async fn look(
+    engine: &WriteEngine,
+    key: &ObjectKey,
+    restored: &Restored,
+) -> Result<(Remote, Option<ObjectMeta>), WriteError> {
     let began_from = restored.record.base.as_ref().map(|base| &base.etag).or(restored.record.replaces.as_ref());
     let meta = match engine.upload().client().head_object(key).await {
         Ok(meta) => Some(meta),
         Err(error) if error.kind == ErrorKind::NoSuchKey => None,
         Err(error) => return Err(error.into()),
     };
-    let remote = match (meta, began_from) {
-        (Some(meta), began_from) => {
-            let same = meta.size == restored.size() && restored.is_whole() && meta.crc64 == Some(restored.whole_sum()?);
-            match began_from {
-                // An object that equals the file is the file: nothing can be gained by sending it again.
-                _ if same => Remote::Published,
-                Some(etag) if *etag == meta.etag => Remote::AsBefore,
-                _ => Remote::Changed,
-            }
+    let remote = match &meta {
+        // An object that equals the file is the file: nothing can be gained by sending it again.
+        Some(meta) if meta.size == restored.size() && meta.crc64.is_some() && meta.crc64 == restored.final_sum()? => {
+            Remote::Published
         }
-        (None, _) if restored.record.base.is_some() => Remote::Changed,
+        Some(meta) if began_from == Some(&meta.etag) => Remote::AsBefore,
+        Some(_) => Remote::Changed,
+        None if restored.record.base.is_some() => Remote::Changed,
         // What was to be replaced is gone: the name is free.
-        (None, _) => Remote::AsBefore,
+        None => Remote::AsBefore,
     };
-    Ok(remote)
+    Ok((remote, meta))
 }
 
 /// A free name beside the object.

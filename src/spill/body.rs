@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::SessionDir;
 use crate::base::ByteRange;
+use crate::base::crc64::Crc64;
 
 /// How much is read at a time: large enough that calls are few, small enough to stay in the cache.
 const CHUNK: u64 = 256 << 10;
@@ -34,6 +35,15 @@ impl SpillBody {
 
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
+    }
+
+    /// The CRC64 of the run; reads all of it.
+    pub fn crc64(&self) -> io::Result<u64> {
+        let mut crc = Crc64::new();
+        for chunk in self.reader() {
+            crc.update(&chunk?);
+        }
+        Ok(crc.value())
     }
 
     /// A reader from the start. Its chunks never cross a piece.

@@ -217,7 +217,7 @@ fn read_record(folder: &Path) -> Result<Result<Option<SessionRecord>, RecordErro
 mod tests {
     use super::*;
     use crate::base::ObjectKey;
-    use crate::spill::Phase;
+    use crate::spill::{Filling, Phase};
 
     fn record(id: SessionId) -> SessionRecord {
         SessionRecord::new(id, ObjectKey::parse("k").unwrap(), 1 << 20, None)
@@ -243,7 +243,8 @@ mod tests {
         let dir = store.create(&record(second)).unwrap();
         store.create(&record(first)).unwrap();
         dir.open_piece(3, true).unwrap().set_len(10).unwrap();
-        dir.begin_piece(4).unwrap();
+        dir.begin_piece(4, Filling::Fetched).unwrap();
+        dir.begin_piece(5, Filling::Written).unwrap();
         assert_eq!(dir.pieces().unwrap().iter().map(|p| (p.0, p.1)).collect::<Vec<_>>(), [(3, 10)]);
 
         let mut changed = record(second);

@@ -13,7 +13,7 @@ mod session;
 pub use body::SpillBody;
 pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, read_only_scan};
 pub use record::{Base, HeaderRecord, Phase, PieceNote, RecordError, SessionRecord, Times};
-pub use session::SessionDir;
+pub use session::{Filling, SessionDir};
 
 use std::io;
 use std::path::{Path, PathBuf};

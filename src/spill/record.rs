@@ -106,6 +106,9 @@ pub struct SessionRecord {
     /// Set from closing on: the size of the file, and what its spill files must look like.
     pub size: Option<u64>,
     pub pieces: Vec<PieceNote>,
+    /// The CRC64 of the object that the service was last asked to make of an edit. Its outcome may be unknown: an
+    /// object of that sum is our own doing, and no other client's.
+    pub completing: Option<u64>,
     /// The last failure, for people.
     pub error: Option<String>,
 }
@@ -171,6 +174,7 @@ impl SessionRecord {
             phase: Phase::Open,
             size: None,
             pieces: Vec::new(),
+            completing: None,
             error: None,
         }
     }
@@ -197,6 +201,7 @@ mod tests {
             phase: Phase::Kept("writer killed".into()),
             size: Some(9),
             pieces: vec![PieceNote { index: 0, len: 9, crc64: None }],
+            completing: Some(8),
             error: None,
         }
     }

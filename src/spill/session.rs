@@ -14,6 +14,14 @@ use crate::base::SessionId;
 /// Name of the session file in its folder.
 pub(super) const SESSION_FILE: &str = "session";
 
+/// What fills a spill file before it has its name. A write may replace a piece while it is being fetched: in one
+/// file, what is still coming would overwrite what was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filling {
+    Fetched,
+    Written,
+}
+
 /// A session's folder. Dropping it does nothing to the disk.
 #[derive(Debug)]
 pub struct SessionDir {
@@ -86,20 +94,24 @@ impl SessionDir {
             .map_err(SpillError::io(&path))
     }
 
-    /// A file to fill with a piece of the base; it becomes the piece by [`Self::install_piece`] only when whole.
-    pub fn begin_piece(&self, index: u64) -> Result<File, SpillError> {
-        let path = self.temp_path(index);
+    /// A file to fill; it becomes the piece by [`Self::install_piece`] only when whole.
+    pub fn begin_piece(&self, index: u64, filling: Filling) -> Result<File, SpillError> {
+        let path = self.filling_path(index, filling);
         private_file(&path, false).map_err(SpillError::io(&path))
     }
 
     /// Makes the filled file the piece.
-    pub fn install_piece(&self, index: u64) -> Result<(), SpillError> {
-        let temp = self.temp_path(index);
-        fs::rename(&temp, self.piece_path(index)).map_err(SpillError::io(&temp))
+    pub fn install_piece(&self, index: u64, filling: Filling) -> Result<(), SpillError> {
+        let path = self.filling_path(index, filling);
+        fs::rename(&path, self.piece_path(index)).map_err(SpillError::io(&path))
     }
 
-    fn temp_path(&self, index: u64) -> PathBuf {
-        self.path.join(format!("{index:06}.tmp"))
+    fn filling_path(&self, index: u64, filling: Filling) -> PathBuf {
+        let suffix = match filling {
+            Filling::Fetched => "fetched",
+            Filling::Written => "tmp",
+        };
+        self.path.join(format!("{index:06}.{suffix}"))
     }
 
     /// Takes a spill file away; one that is not there is no error.

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use futures_util::Stream;
@@ -79,7 +80,7 @@ impl UploadEngine {
         match self.client.put_object(key, &source, headers).await {
             Ok(receipt) => Ok(Finished { etag: receipt.etag, size, crc64: receipt.crc64, modified: receipt.date }),
             Err(error) if error.outcome == Outcome::Unknown => {
-                let crc = sum(&body).map_err(|io| local_io(Operation::PutObject, key, &io))?;
+                let crc = body.crc64().map_err(|io| local_io(Operation::PutObject, key, &io))?;
                 self.settle(key, size, crc, headers).await?.ok_or(error)
             }
             Err(error) => Err(error),
@@ -118,6 +119,9 @@ pub struct Transfer {
     headers: PutHeaders,
     piece_size: u64,
     id: OnceCell<UploadId>,
+    /// Nothing more may come of it, also where it is being begun right now.
+    given_up: AtomicBool,
+    completed: AtomicBool,
 }
 
 impl fmt::Debug for Transfer {
@@ -133,12 +137,23 @@ impl fmt::Debug for Transfer {
 impl Transfer {
     /// A transfer that has not begun. `headers` are fixed when it begins.
     pub fn new(engine: UploadEngine, session: SessionId, key: ObjectKey, headers: PutHeaders, piece_size: u64) -> Self {
-        Self { engine, session, key, headers, piece_size, id: OnceCell::new() }
+        Self {
+            engine,
+            session,
+            key,
+            headers,
+            piece_size,
+            id: OnceCell::new(),
+            given_up: AtomicBool::default(),
+            completed: AtomicBool::default(),
+        }
     }
 
-    /// A transfer that an earlier process began.
-    pub fn resume(self, id: UploadId) -> Self {
-        Self { id: OnceCell::new_with(Some(id)), ..self }
+    /// A transfer that an earlier process began; `None` where its headers cannot be read.
+    pub fn resume(engine: UploadEngine, session: SessionId, upload: &UploadRecord) -> Option<Self> {
+        let headers = decode_headers(&upload.headers)?;
+        let begun = Self::new(engine, session, upload.key.clone(), headers, upload.part_size);
+        Some(Self { id: OnceCell::new_with(Some(upload.upload_id.clone())), ..begun })
     }
 
     pub fn key(&self) -> &ObjectKey {
@@ -157,22 +172,34 @@ impl Transfer {
 
     /// Begins the upload if need be; its id is in the journal before any part is sent.
     async fn begin(&self) -> Result<&UploadId, oss::Error> {
-        self.id
+        self.check_wanted()?;
+        let id = self
+            .id
             .get_or_try_init(|| async {
                 let id = self.engine.client.initiate_upload(&self.key, &self.headers).await?;
+                if let Err(error) = self.check_wanted() {
+                    self.abort_upload(&id).await;
+                    return Err(error);
+                }
                 let record = UploadRecord {
                     upload_id: id.clone(),
                     key: self.key.clone(),
                     part_size: self.piece_size,
                     created_micros: micros(now()),
-                    headers_crc: header_sum(&record_of(&self.headers)),
+                    headers: encode_headers(&self.headers),
                 };
                 if let Err(error) = self.engine.journal.begin_upload(self.session, record).await {
                     log::error!("{}: {error}; after a crash its parts would be sent again", self.key);
                 }
                 Ok(id)
             })
-            .await
+            .await?;
+        // Given up while it was being noted: whoever did so knew no id to give up.
+        if let Err(error) = self.check_wanted() {
+            self.abort_upload(id).await;
+            return Err(error);
+        }
+        Ok(id)
     }
 
     /// Sends a part from the spill files.
@@ -228,15 +255,28 @@ impl Transfer {
         }
     }
 
-    /// Makes the parts the object, and compares its CRC64 with that of the parts. `parts` ascend and are all of
-    /// the object.
+    /// Makes the parts the object, and compares its CRC64 with `crc`, that of the parts. `parts` ascend and are
+    /// all of the object.
     ///
     /// # Errors
     /// `NoSuchUpload` where the upload is gone and the object is not there: it must be sent again.
-    pub async fn complete(&self, parts: &[(PartNumber, PartOutcome)]) -> Result<Finished, oss::Error> {
+    pub async fn complete(
+        &self,
+        parts: &[(PartNumber, PartOutcome)],
+        crc: Option<u64>,
+    ) -> Result<Finished, oss::Error> {
+        let done = self.complete_once(parts, crc).await?;
+        self.completed.store(true, Ordering::SeqCst);
+        Ok(done)
+    }
+
+    async fn complete_once(
+        &self,
+        parts: &[(PartNumber, PartOutcome)],
+        crc: Option<u64>,
+    ) -> Result<Finished, oss::Error> {
         let id = self.begin().await?;
         let size = parts.iter().map(|(_, part)| part.size).sum();
-        let crc = self.expected_crc(parts).await?;
         let list: Vec<_> = parts.iter().map(|(number, part)| (*number, part.etag.clone())).collect();
         match self.engine.client.complete_upload(&self.key, id, &list, self.headers.forbid_overwrite).await {
             Ok(receipt) if crc.is_some() && receipt.crc64.is_some() && crc != receipt.crc64 => Err(self.mismatch()),
@@ -253,7 +293,7 @@ impl Transfer {
 
     /// The CRC64 of the object to be. The service tells those of copied parts in ListParts; where it does not,
     /// the whole is unknown.
-    async fn expected_crc(&self, parts: &[(PartNumber, PartOutcome)]) -> Result<Option<u64>, oss::Error> {
+    pub async fn expected_crc(&self, parts: &[(PartNumber, PartOutcome)]) -> Result<Option<u64>, oss::Error> {
         let copied = parts.iter().any(|(_, part)| part.crc64.is_none());
         let told = if copied { self.parts_on_service().await? } else { Vec::new() };
         let mut whole = 0;
@@ -285,10 +325,27 @@ impl Transfer {
         }
     }
 
-    /// Gives the upload up, if it was begun. A failure is logged: the parts stay behind in the bucket.
+    fn check_wanted(&self) -> Result<(), oss::Error> {
+        if !self.given_up.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let (operation, outcome) = (Operation::InitiateMultipartUpload, Outcome::NotApplied);
+        let why = "the upload was given up";
+        Err(oss::Error::local(operation, self.key.as_str(), ErrorKind::NoSuchUpload, outcome, why))
+    }
+
+    /// Gives the upload up, now or as soon as it has begun. A failure is logged: the parts stay in the bucket.
     pub async fn abort(&self) {
-        let Some(id) = self.id.get() else { return };
-        if let Err(error) = self.engine.client.abort_upload(&self.key, id).await {
+        self.given_up.store(true, Ordering::SeqCst);
+        if let Some(id) = self.id.get().filter(|_| !self.completed.load(Ordering::SeqCst)) {
+            self.abort_upload(id).await;
+        }
+    }
+
+    async fn abort_upload(&self, id: &UploadId) {
+        if let Err(error) = self.engine.client.abort_upload(&self.key, id).await
+            && error.kind != ErrorKind::NoSuchUpload
+        {
             log::warn!("{error}; the parts of upload {id:?} stay in the bucket until it is aborted");
         }
     }
@@ -309,14 +366,6 @@ impl oss::BodySource for Sendable {
 
 fn as_body(body: &SpillBody) -> Body {
     Body::Source(Arc::new(Sendable(body.clone())))
-}
-
-fn sum(body: &SpillBody) -> std::io::Result<u64> {
-    let mut crc = crc64::Crc64::new();
-    for chunk in body.reader() {
-        crc.update(&chunk?);
-    }
-    Ok(crc.value())
 }
 
 fn local_io(operation: Operation, key: &ObjectKey, error: &std::io::Error) -> oss::Error {
@@ -362,8 +411,12 @@ pub fn headers_of(record: &HeaderRecord) -> PutHeaders {
     }
 }
 
-/// A sum by which two sets of headers are told apart.
-pub fn header_sum(record: &HeaderRecord) -> u64 {
-    let bytes = bincode::serde::encode_to_vec(record, bincode::config::standard()).unwrap_or_default();
-    crc64::checksum(&bytes)
+fn encode_headers(headers: &PutHeaders) -> Vec<u8> {
+    bincode::serde::encode_to_vec(record_of(headers), bincode::config::standard()).unwrap_or_default()
+}
+
+fn decode_headers(bytes: &[u8]) -> Option<PutHeaders> {
+    let config = bincode::config::standard().with_limit::<{ 1 << 20 }>();
+    let (record, _): (HeaderRecord, usize) = bincode::serde::decode_from_slice(bytes, config).ok()?;
+    Some(headers_of(&record))
 }

@@ -23,6 +23,15 @@ impl DirtyFile {
             if let Some(step) = state.may_change()? {
                 return Ok(step);
             }
+            // A write past the new end would be acknowledged, and lost.
+            if state.in_flight > 0 && size < state.size {
+                return Ok(Step::Busy);
+            }
+            // Closed again between the two looks: the caller comes back.
+            if state.is_closed() {
+                return Ok(Step::Gated);
+            }
+            state.changed = true;
             if size > state.plan.size_max() {
                 return Err(WriteError::TooLarge);
             }
@@ -36,6 +45,7 @@ impl DirtyFile {
                 state.shrink(size)
             }
         };
+        self.ensure_dir()?;
         if void.is_empty() {
             self.rewrite_record()?
         } else {
@@ -60,8 +70,10 @@ impl DirtyFile {
     fn cut_pieces(&self, size: u64, void: &[(u64, u64)]) -> Result<(), WriteError> {
         let Some(dir) = self.state.lock().dir.clone() else { return Ok(()) };
         self.state.lock().record.cut = Some(size);
-        self.rewrite_record()?;
+        let noted = self.rewrite_record();
+        // Also where it could not be noted: in memory the bytes are gone, and must not come back as a hole is made.
         apply_cut(&dir, void)?;
+        noted?;
         self.state.lock().record.cut = None;
         self.rewrite_record()
     }
@@ -83,7 +95,7 @@ impl DirtyFile {
     pub(super) fn reopen(&self) -> Result<(), WriteError> {
         let is_closed = |file: &Self| {
             let state = file.state.lock();
-            state.is_closed() && !state.gated && state.retired.is_none()
+            state.is_closed() && !state.gated && !state.ended && state.retired.is_none()
         };
         if !is_closed(self) {
             return Ok(());
@@ -101,10 +113,16 @@ impl DirtyFile {
     }
 
     /// Replaces the attributes that will be published with the file.
+    ///
+    /// # Errors
+    /// `Retired` where it was published meanwhile: then the object's must be replaced.
     pub fn set_attributes(&self, headers: HeaderRecord, times: Times) -> Result<(), WriteError> {
         let _structure = self.structure.lock();
         {
             let mut state = self.state.lock();
+            if state.retired.is_some() {
+                return Err(WriteError::Retired);
+            }
             state.record.headers = headers;
             state.record.times = times;
             state.last_change = now();
@@ -187,27 +205,26 @@ impl DirtyFile {
         self.detach(None, None)
     }
 
-    fn detach(&self, key: Option<ObjectKey>, base: Option<Base>) -> Result<(), WriteError> {
+    pub(super) fn detach(&self, key: Option<ObjectKey>, base: Option<Base>) -> Result<(), WriteError> {
         let _structure = self.structure.lock();
+        let transfer;
         {
             let mut state = self.state.lock();
             if state.retired.is_some() || state.ended {
                 return Err(WriteError::Retired);
             }
-            if let Some(transfer) = state.transfer.take() {
-                state.parts.values_mut().for_each(|part| (part.sent, part.sending) = (None, None));
-                state.copies.clear();
-                if let Err(error) = self.engine.0.upload.journal().forget(self.id()) {
-                    log::warn!("{error}");
-                }
-                self.engine.0.runtime.spawn(async move { transfer.abort().await });
-            }
+            transfer = state.let_go();
             state.record.key = key;
             if base.is_some() {
                 state.record.base = base;
             }
         }
-        self.changed.notify_waiters();
+        if transfer.is_some()
+            && let Err(error) = self.engine.0.upload.journal().forget(self.id())
+        {
+            log::warn!("{error}");
+        }
+        self.give_up(transfer);
         self.rewrite_record()
     }
 
@@ -221,11 +238,9 @@ impl DirtyFile {
                 return Ok(state.retired.clone());
             }
             state.ended = true;
-            (state.dir.clone(), state.transfer.take())
+            (state.dir.clone(), state.let_go())
         };
-        if let Some(transfer) = transfer {
-            self.engine.0.runtime.spawn(async move { transfer.abort().await });
-        }
+        self.give_up(transfer);
         if let Some(dir) = dir {
             dir.discard()?;
         }
@@ -233,18 +248,26 @@ impl DirtyFile {
         Ok(None)
     }
 
-    /// Ends the session without touching its folder, which is to be set aside.
-    pub async fn set_aside(&self, reason: &str) -> Result<(), WriteError> {
+    /// Ends the session without touching its folder, which is to be set aside. `false` where somebody has changed
+    /// the file since it was taken up: then nothing is done, what was found wrong is so no more.
+    pub async fn set_aside(&self, reason: &str) -> bool {
         let _one = self.publishing.lock().await;
+        {
+            let mut state = self.state.lock();
+            if state.changed {
+                return false;
+            }
+            state.ended = true;
+        }
         log::error!("{}: not published: {reason}", self.name());
-        self.state.lock().ended = true;
         self.engine.unregister(self.id());
-        Ok(())
+        true
     }
 
     /// Ends the session unpublished, its bytes kept for `recover`.
     pub async fn keep(&self, reason: &str) -> Result<(), WriteError> {
         let _one = self.publishing.lock().await;
+        let _gate = self.close_gate().await;
         let _structure = self.structure.lock();
         self.ensure_dir()?;
         {
@@ -276,7 +299,7 @@ impl super::state::State {
         for (index, left) in &cut {
             self.forget_open(*index);
             match self.pieces.get_mut(index) {
-                Some(piece) if *left > 0 => (piece.len, piece.running) = (*left, None),
+                Some(piece) if *left > 0 => (piece.len, piece.running, piece.unsynced) = (*left, None, true),
                 _ => drop(self.pieces.remove(index)),
             }
         }

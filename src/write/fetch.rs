@@ -9,7 +9,7 @@ use super::file::DirtyFile;
 use super::state::Piece;
 use crate::base::ByteRange;
 use crate::oss::{ErrorKind, GetOptions};
-use crate::spill::{Base, SessionDir, SpillError};
+use crate::spill::{Base, Filling, SessionDir, SpillError};
 
 impl DirtyFile {
     /// Fetches what the base holds of a piece into its spill file. The file takes its name only when whole.
@@ -37,7 +37,7 @@ impl DirtyFile {
         if left == 0 {
             return Ok(());
         }
-        dir.install_piece(index)?;
+        dir.install_piece(index, Filling::Fetched)?;
         if left < range.len() {
             let path = dir.piece_path(index);
             let cut = dir.open_piece(index, false)?.set_len(left);
@@ -66,7 +66,7 @@ impl DirtyFile {
         index: u64,
     ) -> Result<(), WriteError> {
         const TRIES: u32 = 4;
-        let file = dir.begin_piece(index)?;
+        let file = dir.begin_piece(index, Filling::Fetched)?;
         let mut at = range.start;
         let mut tries = 0;
         while at < range.end {

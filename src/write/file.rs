@@ -14,7 +14,7 @@ use super::state::{Piece, Running, State};
 use super::{WriteEngine, WriteError};
 use crate::base::time::{micros, now};
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId};
-use crate::spill::{Base, HeaderRecord, Phase, SessionDir, SessionRecord, Times};
+use crate::spill::{Base, Filling, HeaderRecord, Phase, SessionDir, SessionRecord, Times};
 use crate::upload::{Plan, Transfer};
 
 /// How far a call that must not wait has come.
@@ -25,6 +25,8 @@ pub enum Step {
     Fetch(u64),
     /// The file is being finished: wait until that has ended.
     Gated,
+    /// Writes are under way: wait until none is.
+    Busy,
 }
 
 /// Where the bytes of a range come from.
@@ -193,21 +195,53 @@ impl DirtyFile {
     }
 
     fn begin_write(&self, range: ByteRange, data: &[u8]) -> Result<Result<Vec<Target>, Step>, WriteError> {
+        if let Some(step) = self.enter(range.end)? {
+            return Ok(Err(step));
+        }
+        let targets = self.find_targets(range, data);
+        if !matches!(targets, Ok(Ok(_))) {
+            self.leave();
+        }
+        targets
+    }
+
+    /// Counts a write as under way: until it leaves, the file is neither finished nor made shorter.
+    fn enter(&self, end: u64) -> Result<Option<Step>, WriteError> {
         loop {
             self.reopen()?;
+            let mut state = self.state.lock();
+            if let Some(step) = state.may_change()? {
+                return Ok(Some(step));
+            }
+            if end > state.plan.size_max() {
+                return Err(WriteError::TooLarge);
+            }
+            // Between the two looks a publication may have closed the file again, and failed.
+            if !state.is_closed() {
+                state.in_flight += 1;
+                state.changed = true;
+                return Ok(None);
+            }
+        }
+    }
+
+    fn leave(&self) {
+        let is_last = {
+            let mut state = self.state.lock();
+            state.in_flight -= 1;
+            state.in_flight == 0
+        };
+        if is_last {
+            self.changed.notify_waiters();
+        }
+    }
+
+    fn find_targets(&self, range: ByteRange, data: &[u8]) -> Result<Result<Vec<Target>, Step>, WriteError> {
+        loop {
             let missing = {
                 let mut state = self.state.lock();
-                if let Some(step) = state.may_change()? {
-                    return Ok(Err(step));
-                }
-                if range.end > state.plan.size_max() {
-                    return Err(WriteError::TooLarge);
-                }
                 match state.targets(range) {
-                    Ok(targets) => {
-                        state.in_flight += 1;
-                        return Ok(Ok(targets));
-                    }
+                    Ok(targets) => return Ok(Ok(targets)),
                     Err(missing) => {
                         let fetch = missing.iter().find(|index| {
                             let remote = state.remote(**index);
@@ -236,11 +270,11 @@ impl DirtyFile {
             (state.remote(index), state.plan.piece_range(index).start)
         };
         if !replaced.is_empty() {
-            let file = dir.begin_piece(index)?;
+            let file = dir.begin_piece(index, Filling::Written)?;
             let bytes = &data[(replaced.start - range.start) as usize..(replaced.end - range.start) as usize];
             file.write_all_at(bytes, replaced.start - piece_start)
                 .map_err(|source| crate::spill::SpillError::Io { path: dir.piece_path(index), source })?;
-            dir.install_piece(index)?;
+            dir.install_piece(index, Filling::Written)?;
         }
         let file = Arc::new(dir.open_piece(index, true)?);
         let mut state = self.state.lock();
@@ -268,12 +302,10 @@ impl DirtyFile {
     fn end_write(&self, range: ByteRange, targets: Vec<Target>, ok: bool) -> Vec<PartNumber> {
         let at = now();
         let mut state = self.state.lock();
-        state.in_flight -= 1;
-        let wake = state.gated && state.in_flight == 0;
         for target in targets {
             let start = state.plan.piece_range(target.index).start;
             if let Some(piece) = state.pieces.get_mut(&target.index) {
-                piece.running = target.running;
+                piece.end_write(target.running);
                 piece.unsynced = true;
                 piece.len = if ok {
                     piece.len.max(target.range.end - start)
@@ -292,9 +324,7 @@ impl DirtyFile {
         (state.last_write, state.last_change) = (at, at);
         state.record.times.mtime = None;
         drop(state);
-        if wake {
-            self.changed.notify_waiters();
-        }
+        self.leave();
         full
     }
 
@@ -373,6 +403,7 @@ impl DirtyFile {
         match step {
             Step::Done => return Ok(true),
             Step::Fetch(index) => self.fetch_piece(index).await?,
+            Step::Busy => self.wait_until(|state| (state.in_flight == 0).then_some(())).await,
             Step::Gated => self.wait_until(|state| (!state.gated).then_some(())).await,
         }
         Ok(false)
@@ -419,7 +450,7 @@ impl State {
             let within = part.start - piece_range.start;
             let file = self.open_piece(index).expect("seen open above, under the same lock");
             let piece = self.pieces.get_mut(&index).expect("seen above, under the same lock");
-            let running = match piece.running.take() {
+            let running = match piece.begin_write() {
                 _ if within == 0 => Some(Running::default()),
                 Some(running) if running.upto == within => Some(running),
                 _ => None,

@@ -40,7 +40,7 @@ pub struct Published {
 }
 
 /// Lets writes in again when the finishing ends, however it ends.
-struct Gate<'f>(&'f DirtyFile);
+pub(super) struct Gate<'f>(&'f DirtyFile);
 
 impl Drop for Gate<'_> {
     fn drop(&mut self) {
@@ -55,7 +55,16 @@ impl DirtyFile {
     /// # Errors
     /// The bytes are kept, and the session file says that they are to be published. `Stale`: another client
     /// changed the object that was edited.
+    /// Whoever asked may go away: it goes on to its end all the same, so that what the service did is known.
     pub async fn publish(self: &Arc<Self>) -> Result<Published, WriteError> {
+        let file = self.clone();
+        let done = self.engine.runtime().spawn(async move { file.publish_to_the_end().await }).await;
+        done.unwrap_or_else(|error| {
+            Err(WriteError::Spill { message: format!("the process is ending: {error}"), errno: None })
+        })
+    }
+
+    async fn publish_to_the_end(self: &Arc<Self>) -> Result<Published, WriteError> {
         let _one = self.publishing.lock().await;
         {
             let state = self.state.lock();
@@ -75,6 +84,15 @@ impl DirtyFile {
     }
 
     async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
+        match self.try_publish().await {
+            // The upload was lost on the way and let go of: the bytes are all here, so they go again, once.
+            Err(WriteError::Oss(error)) if error.kind == ErrorKind::NoSuchUpload => self.try_publish().await,
+            other => other,
+        }
+    }
+
+    async fn try_publish(self: &Arc<Self>) -> Result<Published, WriteError> {
+        self.move_base_along().await?;
         let by_parts = {
             let state = self.state.lock();
             !state.is_small() && !state.is_copy()
@@ -92,7 +110,7 @@ impl DirtyFile {
     }
 
     /// Holds writes back, and waits for those under way.
-    async fn close_gate(&self) -> Gate<'_> {
+    pub(super) async fn close_gate(&self) -> Gate<'_> {
         self.state.lock().gated = true;
         let gate = Gate(self);
         self.wait_until(|state| (state.in_flight == 0).then_some(())).await;
@@ -124,13 +142,18 @@ impl DirtyFile {
             let mut state = self.state.lock();
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
             let body = SpillBody::new(state.dir.clone(), state.record.piece_size, ByteRange::new(0, state.size));
-            (key, body, state.put_headers(), state.transfer.take())
+            (key, body, state.put_headers(), state.let_go())
         };
-        if let Some(transfer) = transfer {
-            self.engine.runtime().spawn(async move { transfer.abort().await });
+        self.give_up(transfer);
+        if self.state.lock().uses_base() {
+            let crc = body.crc64().map_err(|error| WriteError::Spill {
+                message: format!("{key}: {error}"),
+                errno: error.raw_os_error(),
+            })?;
+            self.note_completing(Some(crc))?;
         }
         let done = self.engine.upload().put(&key, body, &headers).await?;
-        self.retire(key, done, headers)
+        self.conclude(key, done, headers, State::put_headers).await
     }
 
     /// One CopyObject of another object, whole, with this file's own attributes.
@@ -139,19 +162,16 @@ impl DirtyFile {
             let mut state = self.state.lock();
             let base = state.record.base.clone().ok_or(WriteError::Retired)?;
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
-            state.forget_parts();
-            (key, base, state.put_headers(), state.transfer.take())
+            (key, base, state.put_headers(), state.let_go())
         };
-        if let Some(transfer) = transfer {
-            self.engine.runtime().spawn(async move { transfer.abort().await });
-        }
+        self.give_up(transfer);
         let options =
             CopyOptions { if_match: Some(base.etag.clone()), replace: Some(headers.clone()), ..CopyOptions::default() };
         let client = self.engine.upload().client();
         let receipt = client.copy_object(&base.key, &key, &options).await.map_err(stale_if_changed)?;
         let crc64 = receipt.crc64.or(base.crc64);
         let done = Finished { etag: receipt.etag, size: base.size, crc64, modified: receipt.last_modified };
-        self.retire(key, done, headers)
+        self.conclude(key, done, headers, State::put_headers).await
     }
 
     /// The parts that are missing, Complete, and the headers where they changed since the upload began.
@@ -159,19 +179,59 @@ impl DirtyFile {
         self.send_jobs().await?;
         self.check_base().await?;
         let (transfer, parts) = self.outcomes().ok_or(WriteError::Retired)?;
-        let finished = match transfer.complete(&parts).await {
-            Err(error) if matches!(error.kind, ErrorKind::NoSuchUpload | ErrorKind::InvalidPart) => {
+        let (transfer, finished) = match self.complete(&transfer, &parts).await {
+            Err(WriteError::Oss(error)) if matches!(error.kind, ErrorKind::NoSuchUpload | ErrorKind::InvalidPart) => {
                 // The upload is gone, or not what it was: the bytes are all here, so they go again, once.
                 log::warn!("{error}; sending the file again");
                 self.forget_upload(&transfer);
                 self.send_jobs().await?;
                 let (transfer, parts) = self.outcomes().ok_or(WriteError::Retired)?;
-                transfer.complete(&parts).await?
+                let finished = self.complete(&transfer, &parts).await?;
+                (transfer, finished)
             }
+            other => (transfer, other?),
+        };
+        self.conclude(transfer.key().clone(), finished, transfer.headers().clone(), State::multipart_headers).await
+    }
+
+    async fn complete(&self, transfer: &Transfer, parts: &[(PartNumber, PartOutcome)]) -> Result<Finished, WriteError> {
+        let crc = transfer.expected_crc(parts).await?;
+        self.note_completing(crc)?;
+        Ok(transfer.complete(parts, crc).await?)
+    }
+
+    /// Says in the session file of an edit what object is about to replace the one that is edited.
+    fn note_completing(&self, crc: Option<u64>) -> Result<(), WriteError> {
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            if !state.uses_base() {
+                return Ok(());
+            }
+            (state.record.phase, state.record.completing) = (Phase::Completing, crc);
+        }
+        self.rewrite_record()
+    }
+
+    /// Where an earlier try ended unknown and had succeeded after all, the object that is edited is our own.
+    async fn move_base_along(&self) -> Result<(), WriteError> {
+        let (key, asked) = {
+            let state = self.state.lock();
+            (state.record.key.clone().ok_or(WriteError::Retired)?, state.record.completing)
+        };
+        if asked.is_none() {
+            return Ok(());
+        }
+        let found = match self.engine.upload().client().head_object(&key).await {
+            Err(error) if error.kind == ErrorKind::NoSuchKey => return Ok(()),
             other => other?,
         };
-        let (finished, headers) = self.mend_headers(&transfer, finished).await?;
-        self.retire(transfer.key().clone(), finished, headers)
+        let mut state = self.state.lock();
+        if let Some(base) = state.record.base.as_mut().filter(|_| found.crc64 == asked) {
+            (base.key, base.etag) = (key, found.etag);
+            state.base_seen = Some(Instant::now());
+        }
+        Ok(())
     }
 
     /// The transfer and every part of the object, once all are on the service.
@@ -182,36 +242,53 @@ impl DirtyFile {
         Some((state.transfer.clone()?, parts.collect::<Option<Vec<_>>>()?))
     }
 
+    /// Gives an upload up that was let go of.
+    pub(super) fn give_up(&self, transfer: Option<Arc<Transfer>>) {
+        let Some(transfer) = transfer else { return };
+        self.changed.notify_waiters();
+        self.engine.runtime().spawn(async move { transfer.abort().await });
+    }
+
     fn forget_upload(&self, transfer: &Arc<Transfer>) {
-        let mut state = self.state.lock();
-        if state.transfer.as_ref().is_some_and(|own| Arc::ptr_eq(own, transfer)) {
-            state.transfer = None;
-            state.parts.values_mut().for_each(|part| part.sent = None);
-            state.copies.clear();
+        {
+            let mut state = self.state.lock();
+            if !state.owns(transfer) {
+                return;
+            }
+            state.let_go();
         }
-        drop(state);
+        self.changed.notify_waiters();
         if let Err(error) = self.engine.upload().journal().forget(self.id()) {
             log::warn!("{error}");
         }
     }
 
-    /// Attributes that changed after the upload had begun are put right by a copy onto itself.
-    async fn mend_headers(&self, transfer: &Transfer, done: Finished) -> Result<(Finished, PutHeaders), WriteError> {
-        let wanted = self.state.lock().multipart_headers();
-        if wanted == *transfer.headers() {
-            return Ok((done, wanted));
-        }
-        let options =
-            CopyOptions { if_match: Some(done.etag.clone()), replace: Some(wanted.clone()), ..CopyOptions::default() };
-        let key = transfer.key();
-        match self.engine.upload().client().copy_object(key, key, &options).await {
-            Ok(receipt) => {
-                let modified = receipt.last_modified.or(done.modified);
-                Ok((Finished { etag: receipt.etag, modified, ..done }, wanted))
+    /// Ends the session once the object has the attributes that are `wanted`: those that changed after it was
+    /// begun are put right by a copy onto itself.
+    pub(super) async fn conclude(
+        &self,
+        key: ObjectKey,
+        mut done: Finished,
+        mut headers: PutHeaders,
+        wanted: fn(&State) -> PutHeaders,
+    ) -> Result<Published, WriteError> {
+        let mut ours = true;
+        loop {
+            if let Some(published) = self.retire(&key, &done, &headers, ours.then_some(wanted)) {
+                return Ok(published);
             }
-            // Another client has replaced the object already: its attributes are not ours to set.
-            Err(error) if error.kind == ErrorKind::PreconditionFailed => Ok((done, transfer.headers().clone())),
-            Err(error) => Err(error.into()),
+            let now_wanted = wanted(&self.state.lock());
+            let (if_match, replace) = (Some(done.etag.clone()), Some(now_wanted.clone()));
+            let options = CopyOptions { if_match, replace, ..CopyOptions::default() };
+            match self.engine.upload().client().copy_object(&key, &key, &options).await {
+                Ok(receipt) => {
+                    done.modified = receipt.last_modified.or(done.modified);
+                    (done.etag, headers) = (receipt.etag, now_wanted);
+                }
+                // Another client has replaced the object already: its attributes are not ours to set.
+                Err(error) if error.kind == ErrorKind::PreconditionFailed => ours = false,
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
@@ -312,22 +389,28 @@ impl DirtyFile {
     }
 
     /// Ends the session: its folder goes in one step, which is also what tells a later replay that it is done.
-    fn retire(&self, key: ObjectKey, done: Finished, headers: PutHeaders) -> Result<Published, WriteError> {
-        let published = Published {
-            key,
-            etag: done.etag,
-            size: done.size,
-            crc64: done.crc64,
-            headers,
-            at: done.modified.unwrap_or_else(now),
-        };
+    /// `None` where the attributes have changed meanwhile and are to be put right first.
+    pub(super) fn retire(
+        &self,
+        key: &ObjectKey,
+        done: &Finished,
+        headers: &PutHeaders,
+        wanted: Option<fn(&State) -> PutHeaders>,
+    ) -> Option<Published> {
+        let Finished { etag, size, crc64, modified } = done.clone();
+        let at = modified.unwrap_or_else(now);
+        let published = Published { key: key.clone(), etag, size, crc64, headers: headers.clone(), at };
         {
             let _structure = self.structure.lock();
-            let dir = {
+            let (dir, transfer) = {
                 let mut state = self.state.lock();
+                if wanted.is_some_and(|wanted| wanted(&state) != *headers) {
+                    return None;
+                }
                 state.retired = Some(published.clone());
-                state.dir.clone()
+                (state.dir.clone(), state.let_go())
             };
+            self.give_up(transfer);
             // The object stands: a folder that cannot be moved is settled by the next replay, not by an error.
             if let Some(Err(error)) = dir.map(|dir| dir.discard()) {
                 log::error!("{error}; the next mount will find the file published already");
@@ -335,26 +418,34 @@ impl DirtyFile {
         }
         self.engine.unregister(self.id());
         self.engine.tell(self.id(), &published);
-        Ok(published)
+        Some(published)
     }
 
     fn note_failure(&self, error: &WriteError) {
         log::error!("{}: not published: {error}", self.name());
         let _structure = self.structure.lock();
-        self.state.lock().record.error = Some(error.to_string());
+        {
+            let mut state = self.state.lock();
+            state.record.error = Some(error.to_string());
+            if !matches!(error, WriteError::Stale) {
+                state.promise();
+            }
+        }
         let noted = self.ensure_dir().and_then(|_| self.rewrite_record());
         if let Err(error) = noted {
             log::error!("{error}");
         }
     }
 
-    /// Publishes in the background, again and again until it is done; the file counts as closed from now on.
+    /// Publishes in the background, again and again until it is done; that it will be is promised from now on.
     pub fn publish_in_background(self: &Arc<Self>) {
         let noted = {
             let _structure = self.structure.lock();
-            self.ensure_dir().map(drop)
+            // Other descriptors may still write: what the file looks like is noted behind the gate.
+            self.state.lock().promise();
+            self.ensure_dir().and_then(|_| self.rewrite_record())
         };
-        if let Err(error) = noted.and_then(|()| self.note_closing()) {
+        if let Err(error) = noted {
             log::error!("{}: {error}", self.name());
         }
         self.retry_in_background(Duration::ZERO);
@@ -392,6 +483,13 @@ impl State {
         let begun = self.transfer.as_ref().is_some_and(|transfer| transfer.id().is_some());
         let sending = self.parts.values().any(|part| part.sending.is_some());
         self.size == 0 || (self.size <= self.plan.piece_size() && !begun && !sending)
+    }
+
+    /// From now on a later process publishes it.
+    fn promise(&mut self) {
+        if self.record.phase == Phase::Open {
+            self.record.phase = Phase::Synced;
+        }
     }
 
     fn owns(&self, transfer: &Arc<Transfer>) -> bool {

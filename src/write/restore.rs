@@ -1,18 +1,18 @@
 //! A session that an earlier process left behind, made a dirty file again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::change::{apply_cut, void_pieces};
 use super::file::DirtyFile;
-use super::state::{Part, Piece, State};
+use super::state::{Piece, State};
 use super::{WriteEngine, WriteError};
-use crate::base::crc64::Crc64;
-use crate::base::{ByteRange, PartNumber};
+use crate::base::{ByteRange, ObjectKey, PartNumber};
 use crate::journal::UploadRecord;
-use crate::oss::{ErrorKind, PartInfo};
-use crate::spill::{SessionDir, SessionRecord, SpillBody};
-use crate::upload::{PartOutcome, Plan, Transfer, header_sum, record_of};
+use crate::oss::{ErrorKind, ObjectMeta, PartInfo, PutHeaders};
+use crate::spill::{Phase, SessionDir, SessionRecord, SpillBody};
+use crate::upload::{Finished, PartOutcome, Plan, Transfer};
 
 /// A session read from disk.
 #[derive(Debug)]
@@ -40,7 +40,9 @@ impl Restored {
 
     /// The size of the file: what the session file says of a closed one, else what the pieces show.
     pub fn size(&self) -> u64 {
-        let ends = self.pieces.iter().map(|(index, len, _)| index * self.record.piece_size + len);
+        // An empty one was made for a write that never came.
+        let filled = self.pieces.iter().filter(|(_, len, _)| *len > 0);
+        let ends = filled.map(|(index, len, _)| index * self.record.piece_size + len);
         let shown = ends.max().unwrap_or(0).max(self.record.base_valid).max(self.record.extent);
         self.record.size.unwrap_or(shown)
     }
@@ -68,22 +70,21 @@ impl Restored {
         (0..pieces).all(|index| self.pieces.iter().any(|(local, ..)| *local == index))
     }
 
-    /// The CRC64 of the whole file, of one that is all local.
-    pub fn whole_sum(&self) -> Result<u64, WriteError> {
-        self.sum(ByteRange::new(0, self.size()))
+    /// The CRC64 of the whole file: of its spill files, or what was noted when it was about to be completed.
+    pub fn final_sum(&self) -> Result<Option<u64>, WriteError> {
+        if self.is_whole() {
+            return self.sum(ByteRange::new(0, self.size())).map(Some);
+        }
+        Ok(self.record.completing.filter(|_| self.record.phase == Phase::Completing))
     }
 
     /// The CRC64 of a range of the file, from its spill files.
     fn sum(&self, range: ByteRange) -> Result<u64, WriteError> {
-        let mut crc = Crc64::new();
-        for chunk in SpillBody::new(Some(self.dir.clone()), self.record.piece_size, range).reader() {
-            let chunk = chunk.map_err(|error| WriteError::Spill {
-                message: format!("{}: {error}", self.dir.path().display()),
-                errno: error.raw_os_error(),
-            })?;
-            crc.update(&chunk);
-        }
-        Ok(crc.value())
+        let body = SpillBody::new(Some(self.dir.clone()), self.record.piece_size, range);
+        body.crc64().map_err(|error| WriteError::Spill {
+            message: format!("{}: {error}", self.dir.path().display()),
+            errno: error.raw_os_error(),
+        })
     }
 }
 
@@ -97,7 +98,7 @@ impl DirtyFile {
         state.size = restored.size();
         state.dir = Some(restored.dir.clone());
         for (index, len, _) in &restored.pieces {
-            state.pieces.insert(*index, Piece { len: *len, running: None, unsynced: true });
+            state.pieces.insert(*index, Piece { len: *len, unsynced: true, ..Piece::default() });
         }
         let file = Arc::new(Self::with_state(engine, state));
         engine.register(&file);
@@ -105,42 +106,50 @@ impl DirtyFile {
     }
 
     /// Takes up the upload that the journal knows: the parts that the service has, and whose bytes are those of
-    /// the spill files, are not sent again. Returns how many.
+    /// the spill files, are not sent again. Returns how many. An upload that is of no use is given up.
     ///
     /// # Errors
     /// The service did not answer; nothing is taken up then, and everything would be sent again.
     pub async fn resume_upload(&self, restored: &Restored, upload: &UploadRecord) -> Result<usize, WriteError> {
-        let Some(transfer) = self.transfer_for(upload) else { return Ok(0) };
+        let _one = self.publishing.lock().await;
+        let engine = self.engine.upload().clone();
+        let Some(transfer) = Transfer::resume(engine, self.id(), upload).map(Arc::new) else { return Ok(0) };
+        if !self.is_usable(upload) {
+            self.give_up(Some(transfer));
+            return Ok(0);
+        }
         let told = match transfer.parts_on_service().await {
             Err(error) if error.kind == ErrorKind::NoSuchUpload => return Ok(0),
             other => other?,
         };
-        let mut found = 0;
+        // Read before the bytes are: what is written meanwhile makes a part newer than what is found here.
+        let generations: BTreeMap<PartNumber, u64> =
+            self.state.lock().parts.iter().map(|(number, part)| (*number, part.generation)).collect();
         let mut good = Vec::new();
         for info in told {
             if let Some(outcome) = self.usable(restored, &info)? {
                 good.push((info.number, outcome));
-                found += 1;
             }
         }
+        let found = good.len();
         let mut state = self.state.lock();
-        state.transfer = Some(Arc::new(transfer));
+        if state.transfer.is_some() {
+            drop(state);
+            self.give_up(Some(transfer));
+            return Ok(0);
+        }
+        state.transfer = Some(transfer);
         for (number, outcome) in good {
-            state.parts.insert(number, Part { generation: 0, sending: None, sent: Some((0, outcome)) });
+            let generation = generations.get(&number).copied().unwrap_or_default();
+            state.parts.entry(number).or_default().sent = Some((generation, outcome));
         }
         Ok(found)
     }
 
-    /// The transfer of an upload that was begun under this file's name, with the headers it still wants.
-    fn transfer_for(&self, upload: &UploadRecord) -> Option<Transfer> {
+    /// Whether an upload was begun under this file's name, and is cut as the file is.
+    fn is_usable(&self, upload: &UploadRecord) -> bool {
         let state = self.state.lock();
-        let headers = state.multipart_headers();
-        let same = state.record.key.as_ref() == Some(&upload.key)
-            && upload.part_size == state.record.piece_size
-            && upload.headers_crc == header_sum(&record_of(&headers));
-        let engine = self.engine.upload().clone();
-        let transfer = Transfer::new(engine, state.record.id, upload.key.clone(), headers, upload.part_size);
-        same.then(|| transfer.resume(upload.upload_id.clone()))
+        state.record.key.as_ref() == Some(&upload.key) && upload.part_size == state.record.piece_size
     }
 
     /// What the service has of a part, if that is what the spill files hold.
@@ -150,10 +159,68 @@ impl DirtyFile {
         Ok(same.then(|| PartOutcome { etag: info.etag.clone(), size: info.size, crc64: info.crc64 }))
     }
 
+    /// Whether anybody has changed its bytes since it was taken up: then it is theirs to publish.
+    pub fn is_changed(&self) -> bool {
+        self.state.lock().changed
+    }
+
+    /// Ends a session whose bytes were found in the bucket, and gives the object the attributes that the file has.
+    pub async fn conclude_found(&self, found: &ObjectMeta) -> Result<(), WriteError> {
+        let _one = self.publishing.lock().await;
+        let _gate = self.close_gate().await;
+        let (key, wanted) = {
+            let state = self.state.lock();
+            if state.changed || state.ended || state.retired.is_some() {
+                return Ok(());
+            }
+            (state.record.key.clone().ok_or(WriteError::Retired)?, state.multipart_headers())
+        };
+        let (etag, modified) = (found.etag.clone(), Some(found.last_modified));
+        let done = Finished { etag, size: found.size, crc64: found.crc64, modified };
+        if has_headers(&found.headers, &wanted) {
+            self.retire(&key, &done, &found.headers, None);
+            return Ok(());
+        }
+        self.conclude(key, done, found.headers.clone(), State::multipart_headers).await.map(drop)
+    }
+
+    /// Leaves the name to the object that stands there, and all bytes to the spill files: from here on it is a new
+    /// file called `name`.
+    ///
+    /// # Errors
+    /// As for a rename. All bytes must be local.
+    pub async fn stand_alone(&self, name: ObjectKey) -> Result<(), WriteError> {
+        let _one = self.publishing.lock().await;
+        {
+            let mut state = self.state.lock();
+            state.record.extent = state.size;
+            state.record.base_valid = 0;
+            (state.record.base, state.record.replaces) = (None, None);
+        }
+        self.detach(Some(name), None)
+    }
+
     /// The bytes of a part that is not copied from the base.
     fn local_part(&self, number: PartNumber) -> Option<ByteRange> {
         let state = self.state.lock();
         let jobs = state.jobs().ok()?;
         jobs.iter().find(|job| job.number == number && !job.copy).map(|job| job.range)
     }
+}
+
+/// Whether an object has the headers that are wanted. Times that only the writing itself has set do not count.
+fn has_headers(found: &PutHeaders, wanted: &PutHeaders) -> bool {
+    let mut meta = found.user_meta.clone();
+    for time in ["mtime", "atime", "ctime"] {
+        if !wanted.user_meta.contains_key(time) {
+            meta.remove(time);
+        }
+    }
+    let is_met = |found: &Option<String>, wanted: &Option<String>| wanted.is_none() || found == wanted;
+    meta == wanted.user_meta
+        && is_met(&found.content_type, &wanted.content_type)
+        && is_met(&found.cache_control, &wanted.cache_control)
+        && is_met(&found.content_disposition, &wanted.content_disposition)
+        && is_met(&found.content_encoding, &wanted.content_encoding)
+        && is_met(&found.expires, &wanted.expires)
 }

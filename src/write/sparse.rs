@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::WriteError;
 use super::file::{DirtyFile, Segment, Step};
 use super::state::{Piece, State};
+use crate::base::ByteRange;
 use crate::base::limits::FUSE_WRITE_MAX;
 use crate::base::time::now;
-use crate::base::{ByteRange, PartNumber};
 use crate::spill::{Base, SpillError};
 use crate::upload::Plan;
 
@@ -162,11 +162,6 @@ impl State {
                     && self.record.base_valid == base.size
                     && self.record.key.as_ref() != Some(&base.key)
             })
-    }
-
-    /// Parts are of no use where one request copies the whole.
-    pub(super) fn forget_parts(&mut self) {
-        self.parts.retain(|_: &PartNumber, part| part.sending.is_some());
     }
 }
 

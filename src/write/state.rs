@@ -34,6 +34,24 @@ pub(super) struct Piece {
     pub(super) running: Option<Running>,
     /// Written since the last fsync.
     pub(super) unsynced: bool,
+    pub(super) writers: u32,
+    /// Writes have overlapped in time: nobody knows in what order their bytes came.
+    pub(super) mixed: bool,
+}
+
+impl Piece {
+    /// The sum to go on from, if this write is the only one.
+    pub(super) fn begin_write(&mut self) -> Option<Running> {
+        self.writers += 1;
+        self.mixed |= self.writers > 1;
+        self.running.take()
+    }
+
+    pub(super) fn end_write(&mut self, running: Option<Running>) {
+        self.running = running.filter(|_| !self.mixed);
+        self.writers -= 1;
+        self.mixed &= self.writers > 0;
+    }
 }
 
 /// What was sent of a part.
@@ -69,6 +87,8 @@ pub(super) struct State {
     pub(super) transfer: Option<Arc<Transfer>>,
     /// Writes between their first and their last look at the state.
     pub(super) in_flight: u32,
+    /// Written or cut since it was begun or taken up.
+    pub(super) changed: bool,
     /// No write may begin: the file is being finished.
     pub(super) gated: bool,
     pub(super) retired: Option<Published>,
@@ -97,6 +117,7 @@ impl State {
             copies: BTreeMap::new(),
             transfer: None,
             in_flight: 0,
+            changed: false,
             gated: false,
             retired: None,
             ended: false,
@@ -138,6 +159,14 @@ impl State {
 
     pub(super) fn forget_open(&mut self, index: u64) {
         self.open.retain(|(open, _)| *open != index);
+    }
+
+    /// Lets go of the upload: nothing that was sent through it counts, and what is on its way is not waited for.
+    pub(super) fn let_go(&mut self) -> Option<Arc<Transfer>> {
+        let transfer = self.transfer.take()?;
+        self.parts.values_mut().for_each(|part| (part.sent, part.sending) = (None, None));
+        self.copies.clear();
+        Some(transfer)
     }
 
     /// Notes that bytes changed: their parts must be sent (again).
