@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -27,6 +28,32 @@ const PROGRESS_QUEUE: usize = 16;
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
+    busy: Busy,
+}
+
+/// Requests whose answers are not out yet.
+#[derive(Debug, Clone, Default)]
+pub struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    /// Whether somebody still waits for an answer.
+    pub fn is_busy(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+
+    fn begin(&self) -> Answering {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Answering(self.clone())
+    }
+}
+
+/// One request, until its answer is out or its asker gone.
+struct Answering(Busy);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Tells the command how far its request has come.
@@ -68,7 +95,12 @@ impl Server {
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned(), busy: Busy::default() })
+    }
+
+    /// Tells whether answers are still on their way: a process that ends must not cut them off.
+    pub fn busy(&self) -> Busy {
+        self.busy.clone()
     }
 
     /// Serves until the future is dropped. A handler whose command has gone away is not stopped.
@@ -83,9 +115,9 @@ impl Server {
             let permit = permits.clone().acquire_owned().await.expect("never closed");
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let handler = handler.clone();
+                    let (handler, busy) = (handler.clone(), self.busy.clone());
                     tokio::spawn(async move {
-                        if let Err(error) = converse(stream, handler.as_ref()).await {
+                        if let Err(error) = converse(stream, handler.as_ref(), &busy).await {
                             log::debug!("a command went away: {error}");
                         }
                         drop(permit);
@@ -116,7 +148,7 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 /// Answers the requests of one connection.
-async fn converse<H, F>(stream: UnixStream, handler: &H) -> io::Result<()>
+async fn converse<H, F>(stream: UnixStream, handler: &H, busy: &Busy) -> io::Result<()>
 where
     H: Fn(Request, Progress) -> F,
     F: Future<Output = Response> + Send + 'static,
@@ -129,6 +161,7 @@ where
         if size == 0 {
             return Ok(());
         }
+        let _answering = busy.begin();
         let request = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => request,
             Err(error) => return write_line(&mut writer, &not_understood(&error)).await,

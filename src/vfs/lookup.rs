@@ -99,8 +99,10 @@ impl Vfs {
         }
     }
 
-    /// What the bucket has at a path.
+    /// What the bucket has at a path. One page of the directory's listing tells as much as asking for the name
+    /// twice (as a file, as a directory), and answers the next look-ups too; large directories are not listed.
     async fn find(&self, parent: u64, name: &str, path: &str) -> Result<Option<Found>, FsError> {
+        self.list_if_small(parent).await?;
         let listed = {
             let tree = self.tree.lock();
             tree.fresh_listing(parent, self.options.list_ttl).map(|listing| listing.entries.get(name).cloned())

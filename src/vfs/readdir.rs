@@ -75,18 +75,39 @@ impl Vfs {
     }
 
     /// Makes sure that a fresh listing of the directory is in the table.
-    pub async fn list(&self, ino: u64) -> Result<(), FsError> {
+    pub(super) async fn list(&self, ino: u64) -> Result<(), FsError> {
+        self.list_up_to(ino, u32::MAX).await.map(drop)
+    }
+
+    /// The same for a directory that fits in one page; one that does not is remembered, and not listed.
+    pub(super) async fn list_if_small(&self, ino: u64) -> Result<(), FsError> {
+        if self.options.list_ttl.is_zero() || self.tree.lock().dir(ino).is_none_or(|dir| dir.large) {
+            return Ok(());
+        }
+        let small = self.list_up_to(ino, 1).await?;
+        if let Some(dir) = self.tree.lock().dir_mut(ino) {
+            dir.large = !small;
+        }
+        Ok(())
+    }
+
+    /// Lists a directory of at most so many pages; whether it has no more.
+    async fn list_up_to(&self, ino: u64, pages: u32) -> Result<bool, FsError> {
+        let gate = self.tree.lock().dir(ino).ok_or(FsError::Stale)?.listing_gate.clone();
+        let _one = gate.lock().await;
         for attempt in 1..=LISTING_TRIES {
             let (path, changes) = {
                 let tree = self.tree.lock();
                 if tree.fresh_listing(ino, self.options.list_ttl).is_some() {
-                    return Ok(());
+                    return Ok(true);
                 }
                 let changes = tree.dir(ino).ok_or(FsError::Stale)?.changes;
                 (tree.path(ino).ok_or(FsError::NotFound)?, changes)
             };
             let taken = Instant::now();
-            let found = self.list_pages(&self.options.prefix.dir_key(&path)).await?;
+            let Some(found) = self.list_pages(&self.options.prefix.dir_key(&path), pages).await? else {
+                return Ok(false);
+            };
             let mut tree = self.tree.lock();
             let listing = self.make_listing(&mut tree, ino, found, taken);
             let Some(dir) = tree.dir_mut(ino) else { return Err(FsError::Stale) };
@@ -94,7 +115,7 @@ impl Vfs {
                 dir.listing = Some(listing);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn make_listing(
@@ -136,18 +157,24 @@ impl Vfs {
         Ok(())
     }
 
-    async fn list_pages(&self, prefix: &str) -> Result<BTreeMap<String, (Kind, Option<Version>)>, FsError> {
+    /// The entries under a prefix; `None` where they are more than so many pages.
+    async fn list_pages(
+        &self,
+        prefix: &str,
+        pages: u32,
+    ) -> Result<Option<BTreeMap<String, (Kind, Option<Version>)>>, FsError> {
         let mut found = BTreeMap::new();
         let mut token = None;
-        loop {
+        for _ in 0..pages {
             let request = page_request(prefix, token);
             let page = self.client.list_objects(&request).await?;
             token = page.next_token.clone();
             self.take_page(page, prefix, &mut found);
             if token.is_none() {
-                return Ok(found);
+                return Ok(Some(found));
             }
         }
+        Ok(None)
     }
 
     /// Adds a page to the entries; keys that no path can carry are counted and left out.

@@ -60,6 +60,10 @@ pub(super) struct Dir {
     pub listing: Option<Listing>,
     /// Changes made by this mount: a listing that was taken across one is not kept.
     pub changes: u64,
+    /// It did not fit in a page of a listing the last time: a look-up asks for the name itself.
+    pub large: bool,
+    /// One listing at a time; who waits finds it done.
+    pub listing_gate: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The table.

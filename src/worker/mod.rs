@@ -10,7 +10,7 @@ mod status;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::base::Budget;
 use crate::base::limits::MIB;
 use crate::config::{Access, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode};
-use crate::control::server::{Progress, Server};
+use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
 use crate::fuse::{self, Adapter, KernelMount, MountPlan};
 use crate::oss::Client;
@@ -37,6 +37,9 @@ pub use refusal::Error;
 const NETWORK_THREADS: usize = 2;
 /// Of the memory limit, what is not for read buffers: bodies on their way up, and the program itself.
 const MEMORY_RESERVE: u64 = 64 * MIB;
+
+/// How long answers on the control socket may take to get out at the end.
+const ANSWERS_MAX: Duration = Duration::from_secs(2);
 
 /// A mount and all that belongs to it.
 struct Worker {
@@ -155,7 +158,7 @@ fn serve(worker: &Arc<Worker>, mount: &KernelMount, runtime: &Runtime, replay: R
         let _inside = runtime.enter();
         Server::bind(&worker.config.socket)?
     };
-    let handler = worker.clone();
+    let (handler, busy) = (worker.clone(), control.busy());
     let control = runtime.spawn(control.serve(move |request, progress| answer(handler.clone(), request, progress)));
     runtime.spawn(unmount_on_signal(worker.clone()));
     let pending = replay.pending();
@@ -171,11 +174,20 @@ fn serve(worker: &Arc<Worker>, mount: &KernelMount, runtime: &Runtime, replay: R
     log::info!("{place}: unmounted");
     // A bare umount(2), or a lazy one, does not wait: what is pending is sent now.
     runtime.block_on(worker.drain.finish());
+    runtime.block_on(last_words(&busy));
     control.abort();
     if let Err(error) = std::fs::remove_file(&worker.config.socket) {
         log::debug!("the control socket: {error}");
     }
     served
+}
+
+/// Lets answers that are being given get out: the one to `umount` is given while the mount is gone already.
+async fn last_words(busy: &Busy) {
+    let deadline = Instant::now() + ANSWERS_MAX;
+    while busy.is_busy() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn answer(worker: Arc<Worker>, request: Request, progress: Progress) -> Response {
