@@ -48,7 +48,8 @@ impl Layout {
         for path in [self.root.clone(), self.spill(), self.trash(), self.quarantine()] {
             DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(SpillError::io(&path))?;
         }
-        Ok(())
+        // Their names must survive power loss before any promise lies in them.
+        File::open(&self.root).and_then(|root| root.sync_all()).map_err(SpillError::io(&self.root))
     }
 }
 
@@ -174,7 +175,7 @@ impl SpillStore {
     pub fn create(&self, record: &SessionRecord) -> Result<SessionDir, SpillError> {
         let path = self.shared.layout.spill().join(record.id.to_string());
         DirBuilder::new().mode(0o700).create(&path).map_err(SpillError::io(&path))?;
-        let dir = SessionDir::new(record.id, path, self.shared.clone());
+        let dir = SessionDir::new(record.id, path, self.shared.clone(), false);
         dir.write_first(record)?;
         Ok(dir)
     }
@@ -190,7 +191,7 @@ impl SpillStore {
                 continue;
             };
             let record = read_record(&path)?;
-            found.push(Found { dir: SessionDir::new(id, path, self.shared.clone()), record });
+            found.push(Found { dir: SessionDir::new(id, path, self.shared.clone(), true), record });
         }
         found.sort_by_key(|found| found.dir.id());
         Ok(found)

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use super::folder::Shared;
@@ -28,11 +29,14 @@ pub struct SessionDir {
     id: SessionId,
     path: PathBuf,
     shared: Arc<Shared>,
+    /// Its session file was made durable once: from then on a rename must not put one in its place that power loss
+    /// could leave empty.
+    durable: AtomicBool,
 }
 
 impl SessionDir {
-    pub(super) fn new(id: SessionId, path: PathBuf, shared: Arc<Shared>) -> Self {
-        Self { id, path, shared }
+    pub(super) fn new(id: SessionId, path: PathBuf, shared: Arc<Shared>, durable: bool) -> Self {
+        Self { id, path, shared, durable: AtomicBool::new(durable) }
     }
 
     pub fn id(&self) -> SessionId {
@@ -59,13 +63,17 @@ impl SessionDir {
         let write = || -> io::Result<()> {
             let mut file = private_file(&temp, false)?;
             file.write_all(&record.encode())?;
-            if durable {
+            if durable || self.durable.load(Ordering::Relaxed) {
                 file.sync_data()?;
             }
             fs::rename(&temp, &path)
         };
         write().map_err(SpillError::io(&path))?;
-        if durable { self.sync_names() } else { Ok(()) }
+        if durable {
+            self.durable.store(true, Ordering::Relaxed);
+            self.sync_names()?;
+        }
+        Ok(())
     }
 
     /// Makes the names in the folder, and the folder's own, survive power loss.

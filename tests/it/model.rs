@@ -4,6 +4,8 @@
 //! `reference` plays random histories; the other modules hold single situations, each with the gate or the fault
 //! that makes it certain. `PROPTEST_CASES` gives the random ones more room.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod crash;
 mod faults;
 mod process;

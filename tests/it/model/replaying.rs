@@ -273,3 +273,36 @@ fn a_stale_edit_is_refused_at_a_live_close_of_a_session_taken_up() {
     assert_object(&service, &key("stale"), &pattern(4, 350 << 10));
     assert_eq!(list_offline(process.layout().root()).unwrap().len(), 1);
 }
+
+#[test]
+fn an_empty_spill_file_makes_no_file_longer() {
+    let (service, process) = both();
+    let file = process.create(&key("longer"), None);
+    process.write(&file, 0, &pattern(1, 500)).unwrap();
+    file.fsync().unwrap();
+    // What a kill leaves between the making of a spill file and the write that it was made for.
+    let state = process.snapshot(true);
+    let folder = std::fs::read_dir(state.path().join("spill")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(folder.join("000003"), b"").unwrap();
+    let second = Process::restart_over(&service, state);
+    second.replay(Mode::Safe);
+    assert_object(&service, &key("longer"), &pattern(1, 500));
+    assert_no_sessions(&second);
+}
+
+#[test]
+fn what_is_published_in_the_background_is_promised_at_once() {
+    let (service, process) = both();
+    let file = process.create(&key("background"), None);
+    process.write(&file, 0, &pattern(1, 500)).unwrap();
+    service.faults(&json!([{"operation": "PutObject", "action": {"hold": "put", "reset": "before"}}]));
+    let inside = process.runtime.enter();
+    file.publish_in_background();
+    drop(inside);
+    service.wait_at_gate("put", 1);
+    let process = process.crash(&service, true);
+    service.calm();
+    process.replay(Mode::Safe);
+    assert_object(&service, &key("background"), &pattern(1, 500));
+    assert_no_sessions(&process);
+}
