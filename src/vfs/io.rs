@@ -113,13 +113,15 @@ impl Vfs {
             return Err(FsError::BadHandle);
         }
         let range = ByteRange::at(offset, u64::from(size));
-        match handle.file.dirty() {
-            Some(dirty) => self.read_dirty(&handle.file, &dirty, range).await,
-            None => {
-                let reader = self.reader(&handle.file)?;
-                Ok(reader.read(&handle.cursor, range).await?)
+        while let Some(dirty) = handle.file.dirty() {
+            match self.read_dirty(&handle.file, &dirty, range).await {
+                // Published and gone from the disk since: the object has the same bytes.
+                Err(_) if dirty.published().is_some() => self.pass_retired(&dirty),
+                other => return other,
             }
         }
+        let reader = self.reader(&handle.file)?;
+        Ok(reader.read(&handle.cursor, range).await?)
     }
 
     /// The reader of a clean file; made if it is the first one.
@@ -229,7 +231,8 @@ impl Vfs {
         if handle.file.state.lock().unlinked {
             return Ok(());
         }
-        match classify(tid, handle.opener, handle.ino, self.mount_id.get().copied()).await {
+        let mount_id = self.mount_id.get().copied();
+        match classify(&self.runtime, tid, handle.opener, handle.ino, mount_id).await {
             FlushKind::Passing => Ok(()),
             FlushKind::Killed if !self.options.publish_killed && dirty.mark_killed() => {
                 log::warn!("{}: its writer was killed; what it wrote is kept, not published", dirty.name());

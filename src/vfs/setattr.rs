@@ -90,7 +90,11 @@ impl Vfs {
         }
         let file = self.tree.lock().node(ino).and_then(|node| node.open.clone());
         if let Some((file, dirty)) = file.and_then(|file| file.dirty().map(|dirty| (file, dirty))) {
-            return self.change_dirty(&file, &dirty, &new, change);
+            match self.change_dirty(&file, &dirty, &new, change) {
+                // It was published a moment ago: then it is the object that is changed.
+                Err(FsError::Write(WriteError::Retired)) => self.pass_retired(&dirty),
+                other => return other,
+            }
         }
         match old.kind {
             Kind::Dir => self.change_marker(ino, &new).await,

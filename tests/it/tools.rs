@@ -86,7 +86,9 @@ fn what_is_appended_is_added() {
 fn the_middle_of_a_file_is_overwritten() {
     let Some(bench) = Bench::new() else { return };
     let files = [("small", 10 * KIB), ("large", 455 * KIB + 17)];
-    files.map(|(name, len)| bench.server.put(name, &noise(5, len)));
+    for (name, len) in files {
+        bench.server.put(name, &noise(5, len));
+    }
     let mount = bench.mount(&SMALL_PARTS);
     for (name, len) in files {
         let mut content = noise(5, len);
