@@ -21,14 +21,12 @@ const EDGES: &[(&str, &[&str])] = &[
     ("upload", &["base", "oss", "spill", "journal"]),
     ("read", &["base", "oss"]),
     ("write", &["base", "oss", "spill", "journal", "upload"]),
-    ("replay", &["base", "oss", "spill", "journal", "upload", "write"]),
+    ("replay", &["base", "oss", "spill", "upload", "write"]),
     ("vfs", &["base", "oss", "spill", "upload", "read", "write"]),
     ("fuse", &["base", "vfs"]),
     (
         "worker",
-        &[
-            "base", "config", "control", "fuse", "journal", "oss", "read", "replay", "spill", "upload", "vfs", "write",
-        ],
+        &["base", "config", "control", "fuse", "journal", "oss", "read", "replay", "spill", "upload", "vfs", "write"],
     ),
     ("cli", &["base", "config", "control", "devserver", "logging", "replay", "worker"]),
 ];
@@ -110,8 +108,12 @@ fn production(path: &str) -> String {
         return String::new();
     }
     let text = read(path);
-    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-    let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let is_tests = |at: &usize| {
+        let next = text[*at..].lines().nth(1).unwrap_or_default();
+        next.contains("mod ") && next.ends_with('{')
+    };
+    let end = text.match_indices("#[cfg(test)]").map(|(at, _)| at).find(is_tests).unwrap_or(text.len());
+    let code: Vec<&str> = text[..end].lines().filter(|line| !line.trim_start().starts_with("//")).collect();
     code.join("\n")
 }
 
@@ -299,7 +301,9 @@ fn links_between_documents_lead_somewhere() {
 #[test]
 fn nothing_names_a_private_place() {
     let mut findings = Vec::new();
-    for path in files(&["src", "tests", "scripts", "docs", ".ci", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"], |_| true) {
+    for path in
+        files(&["src", "tests", "scripts", "docs", ".ci", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"], |_| true)
+    {
         let Ok(text) = fs::read_to_string(root().join(&path)) else { continue };
         for word in PRIVATE.iter().filter(|word| text.contains(**word)) {
             findings.push(format!("{path}: names {word}"));
