@@ -7,4 +7,5 @@ mod conformance;
 mod harness;
 mod model;
 mod names;
+mod tidy;
 mod tools;
