@@ -48,6 +48,9 @@ struct Entry {
     done: Option<oneshot::Sender<()>>,
 }
 
+/// An upload and its parts, as far as the journal knows.
+pub type KnownUpload = (UploadRecord, Vec<(PartNumber, PartRecord)>);
+
 /// The open journal. Clones of its handle share one writer.
 #[derive(Debug, Clone)]
 pub struct Journal {
@@ -117,10 +120,7 @@ impl Journal {
 
     /// The upload of a session, with its parts, as far as the journal knows. Records that cannot be read count
     /// as absent and are logged.
-    pub fn upload_of(
-        &self,
-        session: SessionId,
-    ) -> Result<Option<(UploadRecord, Vec<(PartNumber, PartRecord)>)>, JournalError> {
+    pub fn upload_of(&self, session: SessionId) -> Result<Option<KnownUpload>, JournalError> {
         let Some(bytes) = self.trees.sessions.get(session.to_bytes())? else { return Ok(None) };
         let Some(upload) = UploadRecord::decode(&bytes) else {
             log::warn!("journal: the record of session {session} cannot be read; its parts are sent again");

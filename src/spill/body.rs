@@ -131,7 +131,7 @@ mod tests {
         dir.open_piece(0, true).unwrap().write_all_at(b"0123456789", 0).unwrap();
         dir.open_piece(2, true).unwrap().write_all_at(b"abc", 0).unwrap();
         let body = SpillBody::new(Some(dir), 10, ByteRange::new(5, 28));
-        let bytes: Vec<u8> = body.reader().map(Result::unwrap).flatten().collect();
+        let bytes: Vec<u8> = body.reader().flat_map(Result::unwrap).collect();
         assert_eq!(bytes, b"56789\0\0\0\0\0\0\0\0\0\0abc\0\0\0\0\0");
         assert_eq!(bytes.len() as u64, body.len());
     }

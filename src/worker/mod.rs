@@ -305,7 +305,7 @@ fn mount_id(mountpoint: &std::path::Path) -> Option<u64> {
         place == escape(mountpoint.as_os_str().as_bytes())
     };
     // The last one lies on top.
-    let line = table.split(|b| *b == b'\n').filter(is_here).last()?;
+    let line = table.split(|b| *b == b'\n').rfind(is_here)?;
     std::str::from_utf8(line.split(|b| *b == b' ').next()?).ok()?.parse().ok()
 }
 

@@ -71,7 +71,9 @@ struct Engine {
 }
 
 /// Told of every publication, once the session is retired. No lock of this layer is held then.
-pub struct Observer(Box<dyn Fn(SessionId, &Published) + Send + Sync>);
+pub struct Observer(Box<ObserverFn>);
+
+type ObserverFn = dyn Fn(SessionId, &Published) + Send + Sync;
 
 impl std::fmt::Debug for Observer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -86,7 +88,7 @@ impl WriteEngine {
     }
 
     /// Sets who is told of publications; the first one stays.
-    pub fn on_published(&self, observer: Box<dyn Fn(SessionId, &Published) + Send + Sync>) {
+    pub fn on_published(&self, observer: Box<ObserverFn>) {
         if self.0.observer.set(Observer(observer)).is_err() {
             log::debug!("an observer of publications is set already");
         }

@@ -39,6 +39,9 @@ pub struct Published {
     pub at: SystemTime,
 }
 
+/// A transfer and every part of its object, in order.
+type Outcomes = (Arc<Transfer>, Vec<(PartNumber, PartOutcome)>);
+
 /// Lets writes in again when the finishing ends, however it ends.
 pub(super) struct Gate<'f>(&'f DirtyFile);
 
@@ -235,7 +238,7 @@ impl DirtyFile {
     }
 
     /// The transfer and every part of the object, once all are on the service.
-    fn outcomes(&self) -> Option<(Arc<Transfer>, Vec<(PartNumber, PartOutcome)>)> {
+    fn outcomes(&self) -> Option<Outcomes> {
         let state = self.state.lock();
         let jobs = state.jobs().ok()?;
         let parts = jobs.iter().map(|job| Some((job.number, state.outcome(job)?.clone())));
@@ -497,7 +500,6 @@ impl State {
     }
 
     /// The work of sending a part: `None` while it is on its way, `Some(None)` where nothing is to be done.
-    #[expect(clippy::type_complexity, reason = "named by its only caller")]
     fn take_part(
         &mut self,
         number: PartNumber,

@@ -263,7 +263,7 @@ fn paths_in_documents_exist() {
     for document in documents().into_iter().chain(sources()) {
         let text = read(&document);
         let is_document = document.ends_with(".md");
-        for (at, _) in text.match_indices(|char: char| char == 'd' || char == 's' || char == 't' || char == '.') {
+        for (at, _) in text.match_indices(['d', 's', 't', '.']) {
             let rest = &text[at..];
             let before = text[..at].chars().next_back().unwrap_or(' ');
             let Some(place) = places.iter().find(|place| rest.starts_with(**place)) else { continue };
