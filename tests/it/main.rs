@@ -3,6 +3,10 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "helpers of tests are tests")]
 
 mod close;
+mod counts;
+mod crash;
 mod harness;
 mod names;
+mod refusals;
 mod tools;
+mod umount;
