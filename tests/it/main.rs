@@ -4,8 +4,12 @@
 
 mod close;
 mod conformance;
+mod counts;
+mod crash;
 mod harness;
 mod model;
 mod names;
+mod refusals;
 mod tidy;
 mod tools;
+mod umount;
