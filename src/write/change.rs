@@ -100,16 +100,37 @@ impl DirtyFile {
         self.rewrite_record()
     }
 
+    /// Waits while the file is being finished: what is changed then would miss the object.
+    ///
+    /// # Errors
+    /// `Retired` where it is finished: then the object must be changed.
+    pub async fn wait_to_change(self: &Arc<Self>) -> Result<(), WriteError> {
+        self.wait_until(|state| match state.may_change() {
+            Ok(None) => Some(Ok(())),
+            Ok(Some(_)) => None,
+            Err(error) => Some(Err(error)),
+        })
+        .await
+    }
+
     /// Replaces the attributes that will be published with the file.
-    pub fn set_attributes(&self, headers: HeaderRecord, times: Times) -> Result<(), WriteError> {
+    ///
+    /// `false` while the file is being finished: then nothing was done.
+    ///
+    /// # Errors
+    /// `Retired` where that has happened.
+    pub fn set_attributes(&self, headers: HeaderRecord, times: Times) -> Result<bool, WriteError> {
         let _structure = self.structure.lock();
         {
             let mut state = self.state.lock();
+            if state.may_change()?.is_some() {
+                return Ok(false);
+            }
             state.record.headers = headers;
             state.record.times = times;
             state.last_change = now();
         }
-        self.rewrite_record()
+        self.rewrite_record().map(|()| true)
     }
 
     /// The attributes that will be published with the file.
