@@ -433,7 +433,8 @@ impl Filesystem for Adapter {
                 Err(error) => return reply.error(told(&error)),
             };
             let entries = snapshot.iter().enumerate().skip(offset as usize);
-            if let Some(raw) = raw.filter(|_| snapshot.iter().any(|(_, _, kind)| kind.is_none())) {
+            let first_is_unknown = snapshot.get(offset as usize).is_some_and(|(_, _, kind)| kind.is_none());
+            if let Some(raw) = raw.filter(|_| first_is_unknown) {
                 let mut buffer = Entries::new(READDIR_BYTES);
                 for (at, (name, ino, kind)) in entries {
                     if buffer.add(*ino, at as u64 + 1, kind.map_or(0, Kind::type_bits), name) {
@@ -443,7 +444,9 @@ impl Filesystem for Adapter {
                 return raw.send(unique, buffer, reply);
             }
             for (at, (name, ino, kind)) in entries {
-                if reply.add(INodeNo(*ino), at as u64 + 1, kind_of(kind.unwrap_or(Kind::File)), name) {
+                // One whose kind is not known begins the next reply.
+                let Some(kind) = kind else { break };
+                if reply.add(INodeNo(*ino), at as u64 + 1, kind_of(*kind), name) {
                     break;
                 }
             }

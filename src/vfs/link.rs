@@ -4,6 +4,8 @@
 //! the service. That last names a key of the bucket, not a path: the text that `readlink` shows is made from it and
 //! from the place of the link, so it changes when the link moves, and leads to the same object.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::attr::{Attr, Kind};
@@ -135,8 +137,16 @@ impl Vfs {
         Some(format!("{}{below}", "../".repeat(depth(path))).into_bytes())
     }
 
-    /// The size that `stat` shows of a symlink of the service; of others their attributes tell it.
-    pub(super) fn native_size(&self, tree: &Tree, ino: u64) -> Option<u64> {
+    /// The attributes of a symlink of the service: its size hangs on its place, so the kernel may not keep it; other
+    /// entries stay as they are.
+    pub(super) fn as_native(&self, tree: &Tree, mut entry: Entry) -> Entry {
+        if let Some(size) = self.native_size(tree, entry.attr.ino) {
+            (entry.attr.size, entry.ttl) = (size, Duration::ZERO);
+        }
+        entry
+    }
+
+    fn native_size(&self, tree: &Tree, ino: u64) -> Option<u64> {
         let node = tree.node(ino).filter(|node| node.attr.kind == Kind::Symlink)?;
         let stored = match (&node.link, &node.version) {
             (Some(Link::Key(key)), _) => key.len(),

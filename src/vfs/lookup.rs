@@ -59,13 +59,12 @@ impl Vfs {
                 if tree.child(parent, name).is_some() {
                     return None;
                 }
-                let mut attr = self.options.attr.attr_of(ino, kind, &version);
+                let attr = self.options.attr.attr_of(ino, kind, &version);
                 tree.insert(parent, name, attr, Some(version));
                 let node = tree.node_mut(ino)?;
                 node.fresh_until = Some(self.attr_deadline());
                 node.lookups += 1;
-                attr.size = self.native_size(&tree, ino).unwrap_or(attr.size);
-                Some(Ok(Entry { attr, ttl: self.options.attr_ttl }))
+                Some(Ok(self.as_native(&tree, Entry { attr, ttl: self.options.attr_ttl })))
             }
             Some(_) => None,
         }
@@ -74,7 +73,6 @@ impl Vfs {
     /// The attributes of an inode, where they need not be asked for.
     fn known(&self, tree: &Tree, node: &Node) -> Option<Entry> {
         let mut attr = node.attr;
-        attr.size = self.native_size(tree, attr.ino).unwrap_or(attr.size);
         if let Some(dirty) = node.open.as_ref().and_then(|open| open.dirty()) {
             show_dirty(&mut attr, &dirty);
             return Some(Entry { attr, ttl: self.options.attr_ttl });
@@ -83,7 +81,7 @@ impl Vfs {
             return Some(Entry { attr, ttl: self.options.attr_ttl });
         }
         let left = node.fresh_until?.checked_duration_since(Instant::now())?;
-        Some(Entry { attr, ttl: left })
+        Some(self.as_native(tree, Entry { attr, ttl: left }))
     }
 
     /// Finds a name; asks the service where need be.
@@ -241,8 +239,7 @@ impl Vfs {
             }
             node.lookups += u64::from(count);
         }
-        entry.attr.size = self.native_size(&tree, ino).unwrap_or(entry.attr.size);
-        entry
+        self.as_native(&tree, entry)
     }
 
     /// The service says that nothing stands at a name.

@@ -98,14 +98,13 @@ impl Vfs {
         let deadline = self.attr_deadline();
         let mut tree = self.tree.lock();
         tree.detach(parent, name);
-        let mut attr = Attr { ino: tree.new_ino(), ..new };
+        let attr = Attr { ino: tree.new_ino(), ..new };
         tree.insert(parent, name, attr, version.clone());
         tree.changed(parent, name, Some(Listed { kind: attr.kind, ino: attr.ino, version }));
         if let Some(node) = tree.node_mut(attr.ino) {
             (node.fresh_until, node.link) = (Some(deadline), link);
             node.lookups += 1;
         }
-        attr.size = self.native_size(&tree, attr.ino).unwrap_or(attr.size);
-        Entry { attr, ttl: self.options.attr_ttl }
+        self.as_native(&tree, Entry { attr, ttl: self.options.attr_ttl })
     }
 }
