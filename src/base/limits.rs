@@ -22,6 +22,8 @@ pub const BASE_PARTS_MAX: u64 = 9_000;
 pub const PIECE_BYTES_MAX: u64 = GIB;
 /// All user metadata of an object, names and values (OSS limits, "user metadata").
 pub const USER_META_BYTES_MAX: usize = 8 * 1024;
+/// Of these, what is kept free of extended attributes: mode, owner and times change after them.
+pub const USER_META_BYTES_RESERVE: usize = 256;
 /// Most keys in a page of a listing, parts in a page of ListParts, keys in one DeleteMultipleObjects.
 pub const PAGE_MAX: u32 = 1000;
 /// Largest XML body of the service that is read; a page of 1000 long keys, escaped threefold, stays under it.

@@ -13,6 +13,7 @@ pub mod posix;
 pub mod range;
 pub mod time;
 pub mod units;
+pub mod xattr;
 
 pub use budget::{Budget, Grant, Reclaim};
 pub use ids::{ETag, PartNumber, SessionId, UploadId};

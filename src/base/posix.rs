@@ -6,18 +6,74 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+
 use super::time::since_epoch;
 
 /// User metadata: names without `x-oss-meta-`, lower case.
 pub type UserMeta = BTreeMap<String, String>;
 
 pub const S_IFMT: u32 = 0o170_000;
+pub const S_IFIFO: u32 = 0o010_000;
+pub const S_IFCHR: u32 = 0o020_000;
+pub const S_IFBLK: u32 = 0o060_000;
+pub const S_IFSOCK: u32 = 0o140_000;
 pub const S_IFREG: u32 = 0o100_000;
 pub const S_IFDIR: u32 = 0o040_000;
 pub const S_IFLNK: u32 = 0o120_000;
 
 /// Content type of a directory marker.
 pub const DIRECTORY_TYPE: &str = "application/x-directory";
+
+/// Name of the metadata that holds a device's number, decimal, as `st_rdev` has it.
+pub const RDEV: &str = "rdev";
+/// Name of the metadata that holds a symlink's target (ossfs 1 with `symlink_in_meta`).
+pub const LINK_TARGET: &str = "symlink-target";
+/// Longest target that is read from an object's body (PATH_MAX).
+pub const LINK_BODY_BYTES_MAX: u64 = 4096;
+/// Targets from this length on go into the body, also where links are kept in metadata.
+const LINK_HEADER_BYTES_MAX: usize = 2048;
+
+/// What ossfs 1 escapes in the values that it encodes itself.
+pub(super) const ESCAPED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// What the metadata say of a symlink's target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkHeader {
+    Target(Vec<u8>),
+    /// The target is the object's body.
+    Body,
+}
+
+impl LinkHeader {
+    /// Reads `TYPE:SIZE:VALUE`; whatever is no readable target means the body.
+    pub fn read(meta: &UserMeta) -> Option<Self> {
+        let mut fields = meta.get(LINK_TARGET)?.splitn(3, ':');
+        let (kind, _, value) = (fields.next(), fields.next(), fields.next());
+        Some(match (kind, value) {
+            (Some("header"), Some(value)) if !value.is_empty() => Self::Target(percent_decode_str(value).collect()),
+            _ => Self::Body,
+        })
+    }
+
+    /// The header for a target, and whether the target must stand in the body all the same.
+    pub fn write(target: &[u8], meta: &mut UserMeta) -> Self {
+        let (text, place) = if target.len() < LINK_HEADER_BYTES_MAX {
+            let value = percent_encode(target, ESCAPED);
+            (format!("header:{}:{value}", target.len()), Self::Target(target.to_owned()))
+        } else {
+            ("body:0:".to_owned(), Self::Body)
+        };
+        meta.insert(LINK_TARGET.to_owned(), text);
+        place
+    }
+}
+
+/// The number of a device.
+pub fn device_number(meta: &UserMeta) -> Option<u32> {
+    meta.get(RDEV).and_then(|text| parse_c_integer(text.trim()))
+}
 
 /// What an object's metadata says; `None` where it says nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -122,6 +178,22 @@ mod tests {
         for bad in ["0", "-3", "x", "5.x", "99999999999999", "5.é", "5.12345678é"] {
             assert_eq!(mtime(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn targets_in_metadata_are_read_and_written_as_ossfs_does() {
+        let mut out = UserMeta::new();
+        assert!(matches!(LinkHeader::write("a b/ü".as_bytes(), &mut out), LinkHeader::Target(_)));
+        assert_eq!(out[LINK_TARGET], "header:6:a%20b/%C3%BC");
+        assert_eq!(LinkHeader::read(&out), Some(LinkHeader::Target("a b/ü".into())));
+        assert_eq!(LinkHeader::write(&[b'x'; 2048], &mut out), LinkHeader::Body);
+        assert_eq!(LinkHeader::read(&out), Some(LinkHeader::Body));
+        assert_eq!(LinkHeader::read(&meta(&[(LINK_TARGET, "header:3:a:b")])), Some(LinkHeader::Target("a:b".into())));
+        for odd in ["", "header", "header:0:", "other:1:x"] {
+            assert_eq!(LinkHeader::read(&meta(&[(LINK_TARGET, odd)])), Some(LinkHeader::Body), "{odd}");
+        }
+        assert_eq!(LinkHeader::read(&UserMeta::new()), None);
+        assert_eq!(device_number(&meta(&[(RDEV, "259")])), Some(259));
     }
 
     proptest! {

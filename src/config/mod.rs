@@ -94,6 +94,7 @@ pub struct FilesConfig {
     pub dir_mode: u32,
     pub file_mode: u32,
     pub metadata: MetadataMode,
+    pub symlinks: SymlinkMode,
     /// How old attributes and listings may be before the service is asked again; zero asks every time.
     pub attr_ttl: Duration,
     pub list_ttl: Duration,
@@ -120,6 +121,17 @@ pub enum Access {
 pub enum MetadataMode {
     Posix,
     Plain,
+}
+
+/// How new symlinks are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SymlinkMode {
+    /// The target is the object's body.
+    Body,
+    /// The target is in the object's metadata.
+    Meta,
+    /// A symlink of the service.
+    Native,
 }
 
 /// The content type of new objects.

@@ -178,6 +178,9 @@ options! {
         "Mode of files whose metadata names none [default: 0666 less the umask: 0644]";
     METADATA = "metadata", Files, Choice(&["posix", "plain"]), "posix|plain", Some("posix"),
         "Keep modes, owners, times and links with the objects (posix), or ask and store nothing of the kind (plain)";
+    SYMLINKS = "symlinks", Files, Choice(&["ossfs1", "meta", "native"]), "ossfs1|meta|native", Some("ossfs1"),
+        "How new symlinks are kept, all forms being read: the target as the object's body (ossfs1) or in its metadata \
+         (meta), or a symlink of the service, for relative targets within the mount (native)";
     ATTR_TTL = "attr-ttl", Files, Duration, "TIME", Some("60s"),
         "How old the attributes of a file may be before the service is asked again";
     LIST_TTL = "list-ttl", Files, Duration, "TIME", Some("60s"),

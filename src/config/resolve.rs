@@ -13,7 +13,7 @@ use super::problem::Problem;
 use super::raw::{RawOptions, Source};
 use super::{
     Access, ConnectionConfig, ContentType, FilesConfig, FsyncMode, LogConfig, LogFormat, MetadataMode, MountConfig,
-    OnKill, ReadingConfig, RecoverMode, WritingConfig, file,
+    OnKill, ReadingConfig, RecoverMode, SymlinkMode, WritingConfig, file,
 };
 use crate::base::limits::{GIB, MIB, PART_BYTES_MIN, PIECE_BYTES_MAX, TIB};
 use crate::oss::{Addressing, Credentials, Endpoint, SignatureVersion};
@@ -112,6 +112,11 @@ fn resolve_files(raw: &RawOptions, environment: &Environment) -> Result<FilesCon
         dir_mode: raw.mode(&o::DIR_MODE)?.unwrap_or(0o777 & !umask),
         file_mode: raw.mode(&o::FILE_MODE)?.unwrap_or(0o666 & !umask),
         metadata: if raw.choice(&o::METADATA)? == Some("plain") { MetadataMode::Plain } else { MetadataMode::Posix },
+        symlinks: match raw.choice(&o::SYMLINKS)? {
+            Some("meta") => SymlinkMode::Meta,
+            Some("native") => SymlinkMode::Native,
+            _ => SymlinkMode::Body,
+        },
         attr_ttl: raw.duration(&o::ATTR_TTL)?,
         list_ttl: raw.duration(&o::LIST_TTL)?,
         capacity: raw.size(&o::CAPACITY)?.unwrap_or(CAPACITY_BYTES_DEFAULT),

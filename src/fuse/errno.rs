@@ -24,6 +24,8 @@ fn number(error: &FsError) -> i32 {
         FsError::ReadOnly => libc::EROFS,
         FsError::NotPermitted => libc::EPERM,
         FsError::Unsupported => libc::EOPNOTSUPP,
+        FsError::NoData => libc::ENODATA,
+        FsError::NoSpace => libc::ENOSPC,
         FsError::Invalid => libc::EINVAL,
         // mv(1) answers this by copying and deleting.
         FsError::CrossDevice => libc::EXDEV,

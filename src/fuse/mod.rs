@@ -3,11 +3,14 @@
 //! What memory or the local disk answers is answered on fuser's thread; what needs the network moves its reply
 //! into a task. A reply that is dropped answers EIO, so nothing here cancels or unwinds a task that owns one.
 
+mod entries;
 mod errno;
 mod mount;
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,8 +28,10 @@ pub use mount::{KernelMount, MountError, MountPlan, serve, unmount};
 use crate::base::limits::FUSE_WRITE_MAX;
 use crate::base::{ByteRange, KeyError};
 use crate::vfs::{
-    Allocate, Attr, AttrChange, Entry, FsError, Kind, OpenHow, OpenedFile, RenameMode, Seek, SetTime, Vfs,
+    Allocate, Attr, AttrChange, Entry, FsError, Kind, OpenHow, OpenedFile, RenameMode, Seek, SetTime, SetXattr, Vfs,
+    is_refused,
 };
+use entries::{Entries, READDIR_BYTES, RawReplies};
 use errno::errno;
 
 /// Requests that the kernel keeps in the background; fuser's default of 16 starves parallel readers.
@@ -45,11 +50,17 @@ pub struct Adapter {
     runtime: Handle,
     /// `readdirplus` pays only where a listing tells all attributes.
     readdirplus: bool,
+    replies: Option<Arc<RawReplies>>,
 }
 
 impl Adapter {
     pub fn new(vfs: Arc<Vfs>, runtime: Handle, readdirplus: bool) -> Self {
-        Self { vfs, runtime, readdirplus }
+        Self { vfs, runtime, readdirplus, replies: None }
+    }
+
+    /// Tells the connection that is served.
+    fn connect(&mut self, connection: OwnedFd) {
+        self.replies = Some(Arc::new(RawReplies::new(connection)));
     }
 }
 
@@ -61,6 +72,11 @@ fn kind_of(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,
         Kind::Dir => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
     }
 }
 
@@ -78,7 +94,7 @@ fn file_attr(attr: &Attr) -> FileAttr {
         nlink: if attr.kind == Kind::Dir { 2 } else { 1 },
         uid: attr.uid,
         gid: attr.gid,
-        rdev: 0,
+        rdev: attr.rdev,
         blksize: BLOCK,
         flags: 0,
     }
@@ -131,6 +147,16 @@ fn reply_empty(result: Result<(), FsError>, reply: ReplyEmpty) {
     }
 }
 
+/// The value of an attribute, or only its size where nothing else was asked for.
+fn reply_xattr(result: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
+    match result {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(told(&error)),
+    }
+}
+
 /// The errno of a failure; what is no ordinary answer is logged in words, since the application sees the number.
 fn told(error: &FsError) -> fuser::Errno {
     match error {
@@ -145,7 +171,9 @@ impl Filesystem for Adapter {
         let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_ASYNC_READ
-            | InitFlags::FUSE_AUTO_INVAL_DATA;
+            | InitFlags::FUSE_AUTO_INVAL_DATA
+            // Without it the kernel asks for `security.capability` before every write.
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
         if self.readdirplus {
             wanted |= InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO;
         }
@@ -329,15 +357,29 @@ impl Filesystem for Adapter {
     fn write(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) && self.vfs.has_privileges(ino.0) {
+            let (vfs, data) = (self.vfs.clone(), data.to_vec());
+            self.runtime.spawn(async move {
+                let written = match vfs.drop_privileges(ino.0).await {
+                    Ok(()) => vfs.write(fh.0, offset, &data).await,
+                    Err(error) => Err(error),
+                };
+                match written {
+                    Ok(()) => reply.written(data.len() as u32),
+                    Err(error) => reply.error(told(&error)),
+                }
+            });
+            return;
+        }
         match self.vfs.write_now(fh.0, offset, data) {
             Ok(Some(())) => reply.written(data.len() as u32),
             Err(error) => reply.error(told(&error)),
@@ -384,20 +426,32 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let vfs = self.vfs.clone();
+    fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let (vfs, raw, unique) = (self.vfs.clone(), self.replies.clone(), req.unique().0);
         self.runtime.spawn(async move {
-            match vfs.readdir(fh.0, offset).await {
-                Ok(entries) => {
-                    for (at, (name, ino, kind)) in entries.iter().enumerate().skip(offset as usize) {
-                        if reply.add(INodeNo(*ino), at as u64 + 1, kind_of(*kind), name) {
-                            break;
-                        }
+            let snapshot = match vfs.readdir(fh.0, offset).await {
+                Ok(snapshot) => snapshot,
+                Err(error) => return reply.error(told(&error)),
+            };
+            let entries = snapshot.iter().enumerate().skip(offset as usize);
+            let first_is_unknown = snapshot.get(offset as usize).is_some_and(|(_, _, kind)| kind.is_none());
+            if let Some(raw) = raw.filter(|_| first_is_unknown) {
+                let mut buffer = Entries::new(READDIR_BYTES);
+                for (at, (name, ino, kind)) in entries {
+                    if buffer.add(*ino, at as u64 + 1, kind.map_or(0, Kind::type_bits), name) {
+                        break;
                     }
-                    reply.ok();
                 }
-                Err(error) => reply.error(told(&error)),
+                return raw.send(unique, buffer, reply);
             }
+            for (at, (name, ino, kind)) in entries {
+                // One whose kind is not known begins the next reply.
+                let Some(kind) = kind else { break };
+                if reply.add(INodeNo(*ino), at as u64 + 1, kind_of(*kind), name) {
+                    break;
+                }
+            }
+            reply.ok();
         });
     }
 
@@ -407,7 +461,9 @@ impl Filesystem for Adapter {
             match vfs.readdir(fh.0, offset).await {
                 Ok(entries) => {
                     for (at, (name, child, kind)) in entries.iter().enumerate().skip(offset as usize) {
-                        if add_plus(&vfs, &mut reply, ino.0, at as u64 + 1, (name, *child, *kind)).await {
+                        if add_plus(&vfs, &mut reply, ino.0, at as u64 + 1, (name, *child, kind.unwrap_or(Kind::File)))
+                            .await
+                        {
                             break;
                         }
                     }
@@ -428,50 +484,99 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    // What is not there is said so, once: after ENOSYS the kernel does not ask again, and where there is another
-    // way (copying by reading and writing) it takes that.
-
-    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move {
+            match vfs.readlink(ino.0).await {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(told(&error)),
+            }
+        });
     }
 
-    fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let name = match utf8(name) {
+            Ok(name) => name.to_owned(),
+            Err(error) => return reply.error(told(&error)),
+        };
+        let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
+        let target = target.as_os_str().as_bytes().to_vec();
+        self.runtime.spawn(async move { reply_entry(vfs.symlink(parent.0, &name, &target, owner).await, reply) });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let name = match utf8(name) {
+            Ok(name) => name.to_owned(),
+            Err(error) => return reply.error(told(&error)),
+        };
+        let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
+        self.runtime.spawn(async move { reply_entry(vfs.mknod(parent.0, &name, mode, rdev, owner).await, reply) });
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        // Asked for by the kernel of its own accord, often: not even a task is spent on it. Never ENOSYS, after which
+        // it would not ask for any attribute again.
+        let name = match utf8(name) {
+            Ok(name) if is_refused(name) => return reply.error(Errno::EOPNOTSUPP),
+            Ok(name) => name.to_owned(),
+            Err(error) => return reply.error(told(&error)),
+        };
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move { reply_xattr(vfs.getxattr(ino.0, &name).await, size, reply) });
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move {
+            let names = vfs.listxattr(ino.0).await;
+            let joined = names.map(|names| names.iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect());
+            reply_xattr(joined, size, reply);
+        });
     }
 
     fn setxattr(
         &self,
         _req: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::ENOSYS);
+        let name = match utf8(name) {
+            Ok(name) => name.to_owned(),
+            Err(error) => return reply.error(told(&error)),
+        };
+        let how = match flags {
+            libc::XATTR_CREATE => SetXattr::New,
+            libc::XATTR_REPLACE => SetXattr::Present,
+            _ => SetXattr::Any,
+        };
+        let (vfs, value) = (self.vfs.clone(), value.to_vec());
+        self.runtime.spawn(async move { reply_empty(vfs.setxattr(ino.0, &name, &value, how).await, reply) });
     }
 
-    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = match utf8(name) {
+            Ok(name) => name.to_owned(),
+            Err(error) => return reply.error(told(&error)),
+        };
+        let vfs = self.vfs.clone();
+        self.runtime.spawn(async move { reply_empty(vfs.removexattr(ino.0, &name).await, reply) });
     }
 
-    fn symlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
-        reply.error(Errno::EPERM);
-    }
-
-    fn mknod(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        reply.error(Errno::EPERM);
-    }
+    // What is not there is said so, once: after ENOSYS the kernel does not ask again, and where there is another
+    // way (copying by reading and writing) it takes that.
 
     fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
         reply.error(Errno::EPERM);
@@ -572,7 +677,7 @@ async fn add_plus(
     if name == "." || name == ".." {
         // The kernel takes neither number nor attributes from these.
         let at = SystemTime::UNIX_EPOCH;
-        let attr = Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at };
+        let attr = Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0 };
         return reply.add(INodeNo(ino), next, name, &Duration::ZERO, &file_attr(&attr), GENERATION);
     }
     match vfs.lookup(parent, name).await {

@@ -93,7 +93,8 @@ pub fn unmount(mountpoint: &Path, detach: bool) -> Result<(), MountError> {
 }
 
 /// Answers the kernel until the mount is gone. `up` is called once the first request can be answered.
-pub fn serve(adapter: Adapter, mount: &KernelMount, up: impl FnOnce()) -> io::Result<()> {
+pub fn serve(mut adapter: Adapter, mount: &KernelMount, up: impl FnOnce()) -> io::Result<()> {
+    adapter.connect(mount.connection()?);
     let mut config = Config::default();
     config.acl = SessionACL::All;
     config.n_threads = Some(THREADS);

@@ -17,7 +17,7 @@ use super::retry::{self, Next, Tries};
 use super::sign::{BadSigner, Signable, Signer};
 use super::transport::{Expect, Reply, Transport, header};
 use super::types::{Credentials, Operation, SignatureVersion, Stats};
-use crate::base::time;
+use crate::base::{ObjectKey, time};
 
 /// Everything a client needs to know; resolved and validated by the caller.
 #[derive(Debug, Clone)]
@@ -73,6 +73,12 @@ impl Client {
     /// The name of the bucket.
     pub fn bucket(&self) -> &str {
         &self.0.bucket
+    }
+
+    /// Where an object is found: its URL without a signature. `None` for keys that cannot be sent.
+    pub fn object_url(&self, key: &ObjectKey) -> Option<String> {
+        let request = Request::of_object(Operation::GetObject, key).ok()?;
+        self.0.transport.url(&request).ok().map(|url| url.to_string())
     }
 
     /// The counters as they are now, those of all clones together.

@@ -2,17 +2,65 @@
 
 use std::time::SystemTime;
 
-use crate::base::posix::{Attributes, DIRECTORY_TYPE, S_IFDIR, S_IFMT, S_IFREG};
+use crate::base::posix::{
+    Attributes, DIRECTORY_TYPE, LINK_BODY_BYTES_MAX, LinkHeader, RDEV, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK,
+    S_IFMT, S_IFREG, S_IFSOCK, device_number,
+};
 use crate::base::{ETag, mime};
 use crate::oss::{ObjectMeta, PutHeaders};
 use crate::spill::{HeaderRecord, Times};
-use crate::upload::record_of;
+use crate::upload::{headers_of, record_of};
 
 /// What kind of thing an inode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     File,
     Dir,
+    Symlink,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+/// What `stat` shows as the size of a directory, as most file systems do; some tools take 0 for a broken one.
+pub(super) const DIR_SIZE: u64 = 4096;
+/// Permission bits of every symlink.
+const LINK_MODE: u32 = 0o777;
+const S_ISUID: u32 = 0o4000;
+const S_ISGID: u32 = 0o2000;
+const S_IXGRP: u32 = 0o0010;
+
+impl Kind {
+    /// The type bits of a mode.
+    pub fn type_bits(self) -> u32 {
+        match self {
+            Self::File => S_IFREG,
+            Self::Dir => S_IFDIR,
+            Self::Symlink => S_IFLNK,
+            Self::Fifo => S_IFIFO,
+            Self::Socket => S_IFSOCK,
+            Self::CharDevice => S_IFCHR,
+            Self::BlockDevice => S_IFBLK,
+        }
+    }
+
+    /// The kind that the type bits of a mode tell.
+    pub fn of_mode(mode: u32) -> Option<Self> {
+        let all = [Self::File, Self::Dir, Self::Symlink, Self::Fifo, Self::Socket, Self::CharDevice, Self::BlockDevice];
+        all.into_iter().find(|kind| kind.type_bits() == mode & S_IFMT)
+    }
+
+    /// Whether it is a name without bytes of its own: fifo, socket or device.
+    pub fn is_special(self) -> bool {
+        matches!(self, Self::Fifo | Self::Socket | Self::CharDevice | Self::BlockDevice)
+    }
+}
+
+/// A mode without the bits that let a program run as somebody else: they go when a file or its owner changes.
+pub(super) fn unprivileged(mode: u32) -> u32 {
+    let group = if mode & S_IXGRP == 0 { 0 } else { S_ISGID };
+    mode & !(S_ISUID | group)
 }
 
 /// Attributes as `stat` shows them.
@@ -28,6 +76,8 @@ pub struct Attr {
     pub mtime: SystemTime,
     pub atime: SystemTime,
     pub ctime: SystemTime,
+    /// The number of a device, else 0.
+    pub rdev: u32,
 }
 
 /// What the mount says where objects say nothing, and which metadata it keeps.
@@ -77,21 +127,33 @@ impl AttrOptions {
     /// Attributes of a file or directory of which nothing is known but its kind.
     pub fn default_attr(&self, ino: u64, kind: Kind, at: SystemTime) -> Attr {
         let mode = match kind {
-            Kind::File => self.file_mode,
             Kind::Dir => self.dir_mode,
+            Kind::Symlink => LINK_MODE,
+            _ => self.file_mode,
         };
-        Attr { ino, kind, mode, uid: self.uid, gid: self.gid, size: 0, mtime: at, atime: at, ctime: at }
+        let size = if kind == Kind::Dir { DIR_SIZE } else { 0 };
+        Attr { ino, kind, mode, uid: self.uid, gid: self.gid, size, mtime: at, atime: at, ctime: at, rdev: 0 }
     }
 
     /// Attributes of a file or directory whose object (or marker) is `version`.
     pub fn attr_of(&self, ino: u64, kind: Kind, version: &Version) -> Attr {
         let mut attr = self.default_attr(ino, kind, version.last_modified);
-        if kind == Kind::File {
+        if matches!(kind, Kind::File | Kind::Symlink) {
             attr.size = version.size;
         }
         if let Some(headers) = version.headers.as_ref().filter(|_| self.posix) {
             let told = Attributes::read(&headers.user_meta);
-            attr.mode = told.mode.map_or(attr.mode, |mode| mode & 0o7777);
+            if kind != Kind::Symlink {
+                attr.mode = told.mode.map_or(attr.mode, |mode| mode & 0o7777);
+            }
+            if let Some(LinkHeader::Target(target)) =
+                LinkHeader::read(&headers.user_meta).filter(|_| kind == Kind::Symlink)
+            {
+                attr.size = target.len() as u64;
+            }
+            if matches!(kind, Kind::CharDevice | Kind::BlockDevice) {
+                attr.rdev = device_number(&headers.user_meta).unwrap_or(0);
+            }
             attr.uid = told.uid.unwrap_or(attr.uid);
             attr.gid = told.gid.unwrap_or(attr.gid);
             attr.mtime = told.mtime.unwrap_or(attr.mtime);
@@ -107,6 +169,39 @@ impl AttrOptions {
         let kind = content_type.split(';').next().unwrap_or_default().trim();
         let told = Attributes::read(&headers.user_meta).mode.map(|mode| mode & S_IFMT);
         size == 0 && (told == Some(S_IFDIR) || (told.is_none_or(|bits| bits == 0) && kind == DIRECTORY_TYPE))
+    }
+
+    /// What an object is that is no symlink of the service: its metadata tell, where they are kept. Objects with
+    /// bytes that the kind could not show count as files.
+    pub fn kind_of(&self, headers: &PutHeaders, size: u64) -> Kind {
+        if Self::is_directory(headers, size) {
+            return Kind::Dir;
+        }
+        if !self.posix {
+            return Kind::File;
+        }
+        let header = LinkHeader::read(&headers.user_meta);
+        let is_link = matches!(header, Some(LinkHeader::Target(_))) || (1..=LINK_BODY_BYTES_MAX).contains(&size);
+        let mode = Attributes::read(&headers.user_meta).mode.unwrap_or(0);
+        match Kind::of_mode(mode) {
+            Some(Kind::Symlink) if is_link => Kind::Symlink,
+            None if mode & S_IFMT == 0 && header.is_some() && is_link => Kind::Symlink,
+            Some(kind) if kind.is_special() && size == 0 => kind,
+            _ => Kind::File,
+        }
+    }
+
+    /// Headers of a new symlink or special file, all times included. What a link's target needs is not among them.
+    pub fn new_special_headers(&self, attr: &Attr) -> PutHeaders {
+        let content_type = "application/octet-stream".to_owned();
+        let mut headers = headers_of(&self.new_headers(content_type, attr.kind.type_bits(), attr));
+        if self.posix {
+            all_times(attr).write(&mut headers.user_meta);
+            if attr.rdev != 0 {
+                headers.user_meta.insert(RDEV.to_owned(), attr.rdev.to_string());
+            }
+        }
+        headers
     }
 
     /// Headers of a new file.
@@ -156,8 +251,7 @@ impl AttrOptions {
     pub fn changed_headers(&self, held: &PutHeaders, attr: &Attr) -> PutHeaders {
         let mut headers = held.clone();
         if self.posix {
-            let type_bits = if attr.kind == Kind::Dir { S_IFDIR } else { S_IFREG };
-            owner(attr, type_bits).write(&mut headers.user_meta);
+            owner(attr, attr.kind.type_bits()).write(&mut headers.user_meta);
             all_times(attr).write(&mut headers.user_meta);
         }
         headers
@@ -214,6 +308,32 @@ mod tests {
         assert_eq!(attr.ctime, UNIX_EPOCH + Duration::from_secs(100));
         let plain = options(false).attr_of(9, Kind::File, &version(&[("mode", "33152")]));
         assert_eq!(plain.mode, 0o644);
+    }
+
+    #[test]
+    fn the_forms_of_all_writers_are_told_apart() {
+        let kind = |meta: &[(&str, &str)], size| {
+            let headers = version(meta).headers.unwrap();
+            options(true).kind_of(&headers, size)
+        };
+        assert_eq!(kind(&[("mode", "41471")], 7), Kind::Symlink);
+        assert_eq!(kind(&[("mode", "41471")], 5000), Kind::File, "too long for a target");
+        assert_eq!(kind(&[("mode", "41471")], 0), Kind::File, "no target at all");
+        assert_eq!(kind(&[("mode", "41471"), ("symlink-target", "header:1:x")], 0), Kind::Symlink);
+        assert_eq!(kind(&[("mode", "511"), ("symlink-target", "header:1:x")], 0), Kind::Symlink);
+        assert_eq!(kind(&[("mode", "4516")], 0), Kind::Fifo);
+        assert_eq!(kind(&[("mode", "4516")], 1), Kind::File);
+        assert_eq!(kind(&[("mode", "16877")], 0), Kind::Dir);
+        assert_eq!(kind(&[("mode", "420")], 3), Kind::File);
+        assert_eq!(kind(&[], 3), Kind::File);
+        let plain = options(false).kind_of(&version(&[("mode", "41471")]).headers.unwrap(), 7);
+        assert_eq!(plain, Kind::File);
+    }
+
+    #[test]
+    fn privileges_go_with_the_bits_that_grant_them() {
+        assert_eq!(unprivileged(0o6755), 0o755);
+        assert_eq!(unprivileged(0o6745), 0o2745, "mandatory locking, not a privilege");
     }
 
     #[test]

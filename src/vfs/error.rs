@@ -26,6 +26,10 @@ pub enum FsError {
     NotPermitted,
     #[error("not supported")]
     Unsupported,
+    #[error("no such extended attribute")]
+    NoData,
+    #[error("the object's metadata are full")]
+    NoSpace,
     #[error("invalid argument")]
     Invalid,
     /// A rename that this file system leaves to copying and deleting.

@@ -57,8 +57,9 @@ pub(super) struct Handle {
     pub cursor: Cursor,
 }
 
-/// A directory as it was when reading it began.
-pub type Snapshot = Arc<Vec<(String, u64, Kind)>>;
+/// A directory as it was when reading it began: names, inodes, and kinds where they are known without a look at the
+/// object.
+pub type Snapshot = Arc<Vec<(String, u64, Option<Kind>)>>;
 
 /// One open of a directory.
 #[derive(Debug)]

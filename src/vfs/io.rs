@@ -303,7 +303,7 @@ impl Vfs {
     }
 }
 
-fn meta_of(etag: ETag, size: u64, crc64: Option<u64>, last_modified: std::time::SystemTime) -> ObjectMeta {
+pub(super) fn meta_of(etag: ETag, size: u64, crc64: Option<u64>, last_modified: std::time::SystemTime) -> ObjectMeta {
     ObjectMeta {
         size,
         etag,

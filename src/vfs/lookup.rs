@@ -6,15 +6,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::attr::{Attr, AttrOptions, Kind, Version};
+use super::attr::{Attr, Kind, Version};
 use super::error::FsError;
 use super::handles::OpenFile;
-use super::tree::{Listed, Node, ROOT};
+use super::tree::{Link, Listed, Node, ROOT, Tree};
 use super::{Entry, Vfs};
 use crate::base::ObjectKey;
 use crate::base::key::check_name;
 use crate::base::time::now;
-use crate::oss::{ErrorKind, ListRequest};
+use crate::oss::{ErrorKind, ListRequest, ObjectKind};
 use crate::write::DirtyFile;
 
 /// What the bucket has at a path.
@@ -23,11 +23,17 @@ struct Found {
     version: Option<Version>,
     /// The object itself was looked at just now, not only a listing.
     asked: bool,
+    link: Option<Link>,
 }
 
 impl Found {
     fn dir(version: Option<Version>) -> Self {
-        Self { kind: Kind::Dir, version, asked: false }
+        Self { kind: Kind::Dir, version, asked: false, link: None }
+    }
+
+    /// What only a listing, or an earlier look, has told.
+    fn listed(kind: Kind, version: Option<Version>) -> Self {
+        Self { kind, version, asked: false, link: None }
     }
 }
 
@@ -36,7 +42,7 @@ impl Vfs {
     pub fn lookup_now(&self, parent: u64, name: &str) -> Option<Result<Entry, FsError>> {
         let mut tree = self.tree.lock();
         if let Some(ino) = tree.child(parent, name)
-            && let Some(entry) = tree.node(ino).and_then(|node| self.known(node))
+            && let Some(entry) = tree.node(ino).and_then(|node| self.known(&tree, node))
         {
             tree.add_lookup(ino);
             return Some(Ok(entry));
@@ -49,23 +55,23 @@ impl Vfs {
                 let unsent = self.file_key(&path).ok().and_then(|key| self.write.session_for(&key));
                 if unsent.is_some() { None } else { Some(Err(FsError::NotFound)) }
             }
-            Some(Listed { kind: Kind::File, ino, version: Some(version) }) if !self.options.attr.posix => {
+            Some(Listed { kind, ino, version: Some(version) }) if !self.options.attr.posix => {
                 if tree.child(parent, name).is_some() {
                     return None;
                 }
-                let attr = self.options.attr.attr_of(ino, Kind::File, &version);
+                let attr = self.options.attr.attr_of(ino, kind, &version);
                 tree.insert(parent, name, attr, Some(version));
                 let node = tree.node_mut(ino)?;
                 node.fresh_until = Some(self.attr_deadline());
                 node.lookups += 1;
-                Some(Ok(Entry { attr, ttl: self.options.attr_ttl }))
+                Some(Ok(self.as_native(&tree, Entry { attr, ttl: self.options.attr_ttl })))
             }
             Some(_) => None,
         }
     }
 
     /// The attributes of an inode, where they need not be asked for.
-    fn known(&self, node: &Node) -> Option<Entry> {
+    fn known(&self, tree: &Tree, node: &Node) -> Option<Entry> {
         let mut attr = node.attr;
         if let Some(dirty) = node.open.as_ref().and_then(|open| open.dirty()) {
             show_dirty(&mut attr, &dirty);
@@ -75,7 +81,7 @@ impl Vfs {
             return Some(Entry { attr, ttl: self.options.attr_ttl });
         }
         let left = node.fresh_until?.checked_duration_since(Instant::now())?;
-        Some(Entry { attr, ttl: left })
+        Some(self.as_native(tree, Entry { attr, ttl: left }))
     }
 
     /// Finds a name; asks the service where need be.
@@ -120,16 +126,22 @@ impl Vfs {
         }
         let held = {
             let tree = self.tree.lock();
-            tree.child(parent, name).and_then(|ino| tree.node(ino)?.version.clone())
+            tree.child(parent, name).and_then(|ino| {
+                let node = tree.node(ino)?;
+                Some((node.attr.kind, node.version.clone()?))
+            })
         };
-        let unchanged = held.filter(|held| {
+        let unchanged = held.filter(|(_, held)| {
             let complete = held.headers.is_some() || !self.options.attr.posix;
             complete && listed.version.as_ref().is_some_and(|listed| listed.same_state(held))
         });
         match unchanged {
-            Some(version) => Ok(Some(Found { kind: Kind::File, version: Some(version), asked: false })),
-            None if !self.options.attr.posix => {
-                Ok(Some(Found { kind: Kind::File, version: listed.version, asked: false }))
+            Some((kind, version)) => Ok(Some(Found::listed(kind, Some(version)))),
+            None if !self.options.attr.posix && listed.version.is_some() => {
+                Ok(Some(Found::listed(listed.kind, listed.version)))
+            }
+            None if listed.kind == Kind::Symlink && listed.version.as_ref().is_none_or(|v| v.headers.is_none()) => {
+                self.find_link(&self.file_key(path)?).await
             }
             None => self.find_file(&self.file_key(path)?).await,
         }
@@ -137,11 +149,29 @@ impl Vfs {
 
     async fn find_file(&self, key: &ObjectKey) -> Result<Option<Found>, FsError> {
         match self.client.head_object(key).await {
-            Ok(meta) if AttrOptions::is_directory(&meta.headers, meta.size) => {
-                Ok(Some(Found::dir(Some(Version::of(&meta)))))
+            Ok(meta) if meta.kind == ObjectKind::Symlink => self.find_link(key).await,
+            Ok(meta) => {
+                let kind = self.options.attr.kind_of(&meta.headers, meta.size);
+                Ok(Some(Found { kind, version: Some(Version::of(&meta)), asked: kind == Kind::File, link: None }))
             }
-            Ok(meta) => Ok(Some(Found { kind: Kind::File, version: Some(Version::of(&meta)), asked: true })),
+            Err(error) if is_of_target(&error) => self.find_link(key).await,
             Err(error) if error.kind == ErrorKind::NoSuchKey => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A symlink of the service. HEAD would show what it leads to.
+    async fn find_link(&self, key: &ObjectKey) -> Result<Option<Found>, FsError> {
+        match self.client.get_symlink(key).await {
+            Ok((target, meta)) => Ok(Some(Found {
+                kind: Kind::Symlink,
+                version: Some(Version::of(&meta)),
+                asked: false,
+                link: Some(Link::Key(target.into())),
+            })),
+            Err(error) if error.kind == ErrorKind::NoSuchKey => Ok(None),
+            // Another client has just put a file in its place.
+            Err(error) if error.kind == ErrorKind::NotSymlink => Err(FsError::Stale),
             Err(error) => Err(error.into()),
         }
     }
@@ -200,12 +230,16 @@ impl Vfs {
                 entry.attr = node.attr;
                 show_dirty(&mut entry.attr, &dirty);
             } else {
+                let etag = |version: &Option<Version>| version.as_ref().map(|version| version.etag.clone());
+                if found.link.is_some() || etag(&node.version) != etag(&found.version) {
+                    node.link = found.link;
+                }
                 (node.attr, node.version, node.fresh_until) = (attr, found.version, Some(deadline));
                 node.seen = found.asked.then(Instant::now);
             }
             node.lookups += u64::from(count);
         }
-        entry
+        self.as_native(&tree, entry)
     }
 
     /// The service says that nothing stands at a name.
@@ -253,7 +287,7 @@ impl Vfs {
         if ino == ROOT {
             return Some(Ok(Entry { attr: node.attr, ttl: self.options.attr_ttl }));
         }
-        self.known(node).map(Ok)
+        self.known(&tree, node).map(Ok)
     }
 
     /// An inode's attributes; asks the service where need be.
@@ -281,6 +315,11 @@ impl Vfs {
         let path = tree.path(ino).ok_or(FsError::Stale)?;
         Ok((*parent, name.to_string(), path))
     }
+}
+
+/// Whether an error is about what a symlink of the service leads to.
+fn is_of_target(error: &crate::oss::Error) -> bool {
+    matches!(error.code.as_deref(), Some("SymlinkTargetNotExist" | "InvalidTargetType"))
 }
 
 /// Shows the size and times of a file as it is written.

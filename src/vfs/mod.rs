@@ -7,6 +7,7 @@ mod attr;
 mod error;
 mod handles;
 mod io;
+mod link;
 mod lookup;
 mod mutate;
 mod open;
@@ -15,10 +16,12 @@ mod readdir;
 mod rename;
 mod setattr;
 mod settle;
+mod special;
 mod statfs;
 mod tree;
+mod xattr;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -30,11 +33,13 @@ pub use attr::{Attr, AttrOptions, Kind};
 pub use error::FsError;
 pub use handles::Snapshot;
 pub use io::Allocate;
+pub use link::LinkForm;
 pub use open::{OpenHow, OpenedFile};
 pub use rename::RenameMode;
 pub use setattr::{AttrChange, SetTime};
 pub use statfs::Usage;
 pub use tree::ROOT;
+pub use xattr::{SetXattr, is_refused};
 
 pub use crate::write::Seek;
 
@@ -51,6 +56,8 @@ use tree::Tree;
 pub struct VfsOptions {
     pub prefix: Prefix,
     pub attr: AttrOptions,
+    /// How new symlinks are kept.
+    pub links: LinkForm,
     pub attr_ttl: Duration,
     pub list_ttl: Duration,
     pub read_only: bool,
@@ -84,6 +91,8 @@ pub struct Vfs {
     usage: statfs::UsageCache,
     /// Keys that no path can carry, met in listings.
     hidden: AtomicU64,
+    /// Keys of directory objects in the form of Hadoop (`a_$folder$`), met in listings.
+    folder_objects: Mutex<BTreeSet<String>>,
     /// The mount's id in `fdinfo`, once it is known.
     mount_id: OnceLock<u64>,
 }
@@ -102,6 +111,7 @@ impl Vfs {
             sessions: Mutex::default(),
             usage: statfs::UsageCache::default(),
             hidden: AtomicU64::new(0),
+            folder_objects: Mutex::default(),
             mount_id: OnceLock::new(),
         });
         let observer = Arc::downgrade(&vfs);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::attr::{Attr, Kind, Version};
+use super::attr::{Attr, DIR_SIZE, Kind, Version};
 use super::error::FsError;
 use super::handles::OpenFile;
 use super::tree::{Listed, Listing};
@@ -34,7 +34,7 @@ impl Vfs {
         let at = now();
         let new = self.new_attr(mode, owner);
         let mode = if self.options.attr.posix { new.mode } else { self.options.attr.dir_mode };
-        let mut attr = Attr { kind: Kind::Dir, size: 0, mode, mtime: at, atime: at, ctime: at, ..new };
+        let mut attr = Attr { kind: Kind::Dir, size: DIR_SIZE, mode, mtime: at, atime: at, ctime: at, ..new };
         let headers = headers_of(&self.options.attr.new_dir_headers(&attr));
         let receipt = self.client.put_object(&self.marker_key(&path)?, &Body::Bytes(Bytes::new()), &headers).await?;
         let version = Version {
@@ -71,6 +71,7 @@ impl Vfs {
         let path = self.child_path(parent, name)?;
         self.check_empty(ino, &path).await?;
         self.client.delete_object(&self.marker_key(&path)?).await?;
+        self.delete_folder_object(&path).await?;
         let mut tree = self.tree.lock();
         tree.detach(parent, name);
         tree.changed(parent, name, None);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::attr::{Attr, Kind, Version};
+use super::attr::{Attr, Kind, Version, unprivileged};
 use super::error::FsError;
 use super::handles::{Handle, OpenFile};
 use super::opener::Process;
@@ -61,6 +61,9 @@ impl Vfs {
                 }
             };
         }
+        if how.write && !is_dirty && file.dirty().is_none() {
+            self.complete_headers(ino).await?;
+        }
         if !is_dirty {
             let mut tree = self.tree.lock();
             if let Some(node) = tree.node_mut(ino) {
@@ -117,6 +120,7 @@ impl Vfs {
                 other => return other,
             }
         }
+        self.complete_headers(ino).await?;
         self.begin_anew(ino, file)
     }
 
@@ -124,8 +128,9 @@ impl Vfs {
     pub(super) fn begin_anew(&self, ino: u64, file: &Arc<OpenFile>) -> Result<(), FsError> {
         let (_, name, path) = self.place(ino)?;
         let key = self.file_key(&path)?;
-        let tree = self.tree.lock();
-        let node = tree.node(ino).ok_or(FsError::Stale)?;
+        let mut tree = self.tree.lock();
+        let node = tree.node_mut(ino).ok_or(FsError::Stale)?;
+        node.attr.mode = unprivileged(node.attr.mode);
         let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
         let headers = self.options.attr.edit_headers(held, &name, &node.attr);
         let replaces = node.version.as_ref().map(|version| version.etag.clone());
@@ -134,6 +139,26 @@ impl Vfs {
         let mut state = file.state.lock();
         (state.dirty, state.reader) = (Some(dirty), None);
         Ok(())
+    }
+
+    /// Makes sure that all headers of the object behind an inode are known: whoever rewrites it sends them again.
+    /// Without POSIX metadata a listing may be all that was seen of it.
+    pub(super) async fn complete_headers(&self, ino: u64) -> Result<(), FsError> {
+        let complete = {
+            let tree = self.tree.lock();
+            let version = tree.node(ino).and_then(|node| node.version.as_ref());
+            version.is_none_or(|version| version.headers.is_some())
+        };
+        if complete {
+            return Ok(());
+        }
+        let (_, _, path) = self.place(ino)?;
+        match self.client.head_object(&self.file_key(&path)?).await {
+            Ok(meta) => self.seen(ino, Version::of(&meta)),
+            // Deleted meanwhile: there is nothing to keep.
+            Err(error) if error.kind == ErrorKind::NoSuchKey => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Looks at the object behind an inode: for a reader by getting its first bytes, else by HEAD.
@@ -194,7 +219,9 @@ impl Vfs {
         let deadline = self.attr_deadline();
         let mut tree = self.tree.lock();
         let node = tree.node_mut(ino).ok_or(FsError::Stale)?;
-        if node.version.as_ref().is_none_or(|known| known.etag == version.etag) {
+        let headers = version.headers.as_deref().cloned().unwrap_or_default();
+        let kind = self.options.attr.kind_of(&headers, version.size);
+        if kind == Kind::File && node.version.as_ref().is_none_or(|known| known.etag == version.etag) {
             node.attr = self.options.attr.attr_of(ino, Kind::File, &version);
             (node.version, node.seen, node.fresh_until) = (Some(version), Some(Instant::now()), Some(deadline));
             return Ok(());
@@ -202,12 +229,12 @@ impl Vfs {
         let (parent, name) = node.place.clone().ok_or(FsError::Stale)?;
         tree.detach(parent, &name);
         let fresh = tree.new_ino();
-        let attr = self.options.attr.attr_of(fresh, Kind::File, &version);
+        let attr = self.options.attr.attr_of(fresh, kind, &version);
         tree.insert(parent, &name, attr, Some(version.clone()));
         if let Some(node) = tree.node_mut(fresh) {
             (node.seen, node.fresh_until) = (Some(Instant::now()), Some(deadline));
         }
-        tree.changed(parent, &name, Some(Listed { kind: Kind::File, ino: fresh, version: Some(version) }));
+        tree.changed(parent, &name, Some(Listed { kind, ino: fresh, version: Some(version) }));
         Err(FsError::Stale)
     }
 

@@ -11,10 +11,16 @@ use super::handles::Snapshot;
 use super::tree::{Listed, Listing, ROOT};
 use super::{Entry, Vfs};
 use crate::base::limits::PAGE_MAX;
-use crate::oss::{self, ListPage, ListRequest};
+use crate::base::posix::LINK_BODY_BYTES_MAX;
+use crate::oss::{self, ListPage, ListRequest, ObjectKind};
 
 /// A listing across which this mount changed the directory is taken again, so often.
 const LISTING_TRIES: u32 = 3;
+
+/// Ending of the empty objects by which Hadoop's older file systems note directories.
+const FOLDER_SUFFIX: &str = "_$folder$";
+/// Such objects that are remembered, to be deleted with their directory.
+const FOLDER_OBJECTS_MAX: usize = 100_000;
 
 impl Vfs {
     pub fn opendir(&self, ino: u64) -> Result<u64, FsError> {
@@ -44,34 +50,50 @@ impl Vfs {
     }
 
     /// Entries of a directory, `.` and `..` first.
-    async fn entries(&self, ino: u64) -> Result<Vec<(String, u64, Kind)>, FsError> {
+    async fn entries(&self, ino: u64) -> Result<Vec<(String, u64, Option<Kind>)>, FsError> {
         self.list(ino).await?;
         let path = self.tree.lock().path(ino).ok_or(FsError::NotFound)?;
         let dir_key = self.options.prefix.dir_key(&path);
         let unsent = self.write.live();
         let mut tree = self.tree.lock();
         let parent = tree.node(ino).and_then(|node| node.place.as_ref()).map_or(ROOT, |(parent, _)| *parent);
-        let mut names: BTreeMap<String, (u64, Kind)> = BTreeMap::new();
+        let mut names: BTreeMap<String, (u64, Option<Kind>)> = BTreeMap::new();
         let dir = tree.dir(ino).ok_or(FsError::NotDirectory)?;
         for (name, listed) in dir.listing.iter().flat_map(|listing| &listing.entries) {
-            names.insert(name.clone(), (listed.ino, listed.kind));
+            names.insert(name.clone(), (listed.ino, self.kind_listed(listed)));
         }
         let children: Vec<(String, u64)> = dir.children.iter().map(|(name, ino)| (name.to_string(), *ino)).collect();
         for (name, child) in children {
             let Some(node) = tree.node(child) else { continue };
-            if names.contains_key(&name) || node.open.as_ref().is_some_and(|open| open.dirty().is_some()) {
-                names.insert(name, (child, node.attr.kind));
+            let listed = dir.listing.as_ref().and_then(|listing| listing.entries.get(&name));
+            if node.open.as_ref().is_some_and(|open| open.dirty().is_some()) {
+                names.insert(name, (child, Some(node.attr.kind)));
+            } else if let Some(listed) = listed {
+                let same = match (&listed.version, &node.version) {
+                    (Some(listed), Some(known)) => listed.same_state(known),
+                    _ => true,
+                };
+                let kind = if same { Some(node.attr.kind) } else { self.kind_listed(listed) };
+                names.insert(name, (child, kind));
             }
         }
         for key in unsent.iter().filter_map(|file| file.publishable_key()) {
             let name = key.as_str().strip_prefix(&dir_key).filter(|name| !name.is_empty() && !name.contains('/'));
             if let Some(name) = name.filter(|name| !names.contains_key(*name)) {
-                names.insert(name.to_owned(), (tree.new_ino(), Kind::File));
+                names.insert(name.to_owned(), (tree.new_ino(), Some(Kind::File)));
             }
         }
-        let mut entries = vec![(".".to_owned(), ino, Kind::Dir), ("..".to_owned(), parent, Kind::Dir)];
+        let mut entries = vec![(".".to_owned(), ino, Some(Kind::Dir)), ("..".to_owned(), parent, Some(Kind::Dir))];
         entries.extend(names.into_iter().map(|(name, (ino, kind))| (name, ino, kind)));
         Ok(entries)
+    }
+
+    /// The kind of an entry; `None` where only the object's metadata can tell.
+    fn kind_listed(&self, listed: &Listed) -> Option<Kind> {
+        let unseen = listed.version.as_ref().is_some_and(|version| {
+            version.headers.is_none() && version.size <= LINK_BODY_BYTES_MAX && self.options.attr.posix
+        });
+        (listed.kind != Kind::File || !unseen).then_some(listed.kind)
     }
 
     /// Makes sure that a fresh listing of the directory is in the table.
@@ -127,7 +149,9 @@ impl Vfs {
     ) -> Listing {
         let mut entries = BTreeMap::new();
         for (name, (kind, version)) in found {
-            let known = tree.child(ino, &name).filter(|child| tree.node(*child).is_some_and(|n| n.attr.kind == kind));
+            let known = tree
+                .child(ino, &name)
+                .filter(|child| tree.node(*child).is_some_and(|n| (n.attr.kind == Kind::Dir) == (kind == Kind::Dir)));
             let listed =
                 tree.dir(ino).and_then(|dir| dir.listing.as_ref()).and_then(|l| l.entries.get(&name)).map(|l| l.ino);
             let number = known.or(listed).unwrap_or_else(|| tree.new_ino());
@@ -185,6 +209,12 @@ impl Vfs {
                 continue;
             }
             let Some(name) = self.shown_name(&entry.key, prefix) else { continue };
+            if let Some(dir) = folder_of(&name).filter(|_| entry.size == 0) {
+                self.remember_folder_object(&entry.key);
+                found.insert(dir.to_owned(), (Kind::Dir, None));
+                continue;
+            }
+            let kind = if entry.kind == ObjectKind::Symlink { Kind::Symlink } else { Kind::File };
             let version = Version {
                 etag: entry.etag,
                 size: entry.size,
@@ -193,14 +223,31 @@ impl Vfs {
                 headers: None,
             };
             // `a` beside `a/…`: the directory is shown.
-            found.entry(name).or_insert((Kind::File, Some(version)));
+            found.entry(name).or_insert((kind, Some(version)));
         }
         for common in page.common_prefixes {
             let Some(name) = self.shown_name(&common, prefix) else { continue };
-            if let Some((Kind::File, _)) = found.insert(name, (Kind::Dir, None)) {
+            let before = found.insert(name, (Kind::Dir, None));
+            if before.is_some_and(|(kind, _)| kind != Kind::Dir) {
                 self.hide(&common);
             }
         }
+    }
+
+    fn remember_folder_object(&self, key: &str) {
+        let mut known = self.folder_objects.lock();
+        if known.len() < FOLDER_OBJECTS_MAX {
+            known.insert(key.to_owned());
+        }
+    }
+
+    /// Deletes the Hadoop form of a directory's object, where a listing has shown one.
+    pub(super) async fn delete_folder_object(&self, path: &str) -> Result<(), FsError> {
+        let key = self.file_key(&format!("{path}{FOLDER_SUFFIX}"));
+        let Some(key) = key.ok().filter(|key| self.folder_objects.lock().contains(key.as_str())) else { return Ok(()) };
+        self.client.delete_object(&key).await?;
+        self.folder_objects.lock().remove(key.as_str());
+        Ok(())
     }
 
     fn shown_name(&self, key: &str, prefix: &str) -> Option<String> {
@@ -226,6 +273,11 @@ impl Vfs {
     pub fn entry_now(&self, parent: u64, name: &str) -> Option<Entry> {
         self.lookup_now(parent, name)?.ok()
     }
+}
+
+/// The directory that an empty object of this name stands for.
+fn folder_of(name: &str) -> Option<&str> {
+    name.strip_suffix(FOLDER_SUFFIX).filter(|dir| !dir.is_empty())
 }
 
 /// One page of a directory.

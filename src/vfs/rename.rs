@@ -65,7 +65,7 @@ impl Vfs {
         match self.resolve(to.parent, to.name).await {
             Ok(_) if mode == RenameMode::NoReplace => Err(FsError::Exists),
             Ok((_, Kind::Dir)) => Err(FsError::IsDirectory),
-            Ok((ino, Kind::File)) => Ok(Some(ino)),
+            Ok((ino, _)) => Ok(Some(ino)),
             Err(FsError::NotFound) => Ok(None),
             Err(error) => Err(error),
         }
@@ -149,9 +149,9 @@ impl Vfs {
         let mut tree = self.tree.lock();
         tree.detach(to.parent, to.name);
         tree.rename(ino, to.parent, to.name);
-        let version = tree.node(ino).and_then(|node| node.version.clone());
+        let Some((kind, version)) = tree.node(ino).map(|node| (node.attr.kind, node.version.clone())) else { return };
         tree.changed(from.parent, from.name, None);
-        tree.changed(to.parent, to.name, Some(Listed { kind: Kind::File, ino, version }));
+        tree.changed(to.parent, to.name, Some(Listed { kind, ino, version }));
     }
 }
 

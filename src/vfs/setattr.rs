@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::attr::{Attr, Kind, Version};
+use super::attr::{Attr, Kind, Version, unprivileged};
 use super::error::FsError;
-use super::handles::OpenFile;
-use super::tree::{Listed, ROOT};
+use super::tree::{Link, Listed, ROOT};
 use super::{Entry, Vfs};
 use crate::base::ObjectKey;
+use crate::base::posix::UserMeta;
 use crate::base::time::now;
-use crate::oss::{Body, CopyOptions, PutHeaders};
+use crate::oss::{Body, CopyOptions, ErrorKind, PutHeaders};
 use crate::write::{DirtyFile, WriteError};
 
 /// A time to be set.
@@ -60,6 +60,8 @@ impl Vfs {
             self.close_if_idle(&mut self.tree.lock(), ino);
             return Ok(());
         }
+        self.complete_headers(ino).await?;
+        self.drop_privileges(ino).await?;
         let by_writer = fh.is_some_and(|fh| self.handles.file(fh).is_ok_and(|handle| handle.writable));
         loop {
             if size == 0 && file.dirty().is_none() {
@@ -80,70 +82,174 @@ impl Vfs {
     }
 
     async fn change_metadata(&self, ino: u64, change: &AttrChange) -> Result<(), FsError> {
-        if ino == ROOT {
-            return Err(FsError::NotPermitted);
-        }
         let old = self.getattr(ino).await?.attr;
         let new = changed(old, change);
-        if !self.options.attr.posix && !self.is_shown_anyway(&old, &new, change) {
+        if (ino == ROOT || !self.options.attr.posix) && !self.is_shown_anyway(&old, &new, change) {
             return Err(FsError::NotPermitted);
         }
-        let file = self.tree.lock().node(ino).and_then(|node| node.open.clone());
-        if let Some((file, dirty)) = file.and_then(|file| file.dirty().map(|dirty| (file, dirty))) {
-            match self.change_dirty(&file, &dirty, &new, change) {
-                // It was published a moment ago: then it is the object that is changed.
+        if ino == ROOT {
+            // No object can bear its times: they are kept while the mount lives.
+            if let Some(node) = self.tree.lock().node_mut(ino) {
+                node.attr = new;
+            }
+            return Ok(());
+        }
+        self.store(ino, &new, Some(change), &|_| {}).await
+    }
+
+    /// Without an object to keep them, only what is shown anyway can be set, and the times to now; those of the root
+    /// to anything.
+    fn is_shown_anyway(&self, old: &Attr, new: &Attr, change: &AttrChange) -> bool {
+        let at = |time: Option<SetTime>| matches!(time, Some(SetTime::At(_))) && old.ino != ROOT;
+        (old.mode, old.uid, old.gid) == (new.mode, new.uid, new.gid) && !at(change.mtime) && !at(change.atime)
+    }
+
+    /// Changes the metadata besides mode, owner and times, of whatever an inode is.
+    pub(super) async fn store_metadata(
+        &self,
+        ino: u64,
+        edit: &(dyn Fn(&mut UserMeta) + Send + Sync),
+    ) -> Result<(), FsError> {
+        let old = self.getattr(ino).await?.attr;
+        self.store(ino, &Attr { ctime: now(), ..old }, None, edit).await
+    }
+
+    /// A file that changes, or its owner, loses the bits by which it runs as somebody else.
+    pub async fn drop_privileges(&self, ino: u64) -> Result<(), FsError> {
+        if !self.has_privileges(ino) {
+            return Ok(());
+        }
+        let new = {
+            let mut tree = self.tree.lock();
+            let node = tree.node_mut(ino).ok_or(FsError::Stale)?;
+            node.attr.mode = unprivileged(node.attr.mode);
+            node.attr
+        };
+        // On a clean file they go with the session that is begun next.
+        match self.dirty_at(ino) {
+            Some(dirty) => match self.change_dirty(ino, &dirty, &new, None, &|_| {}).await {
+                Err(FsError::Write(WriteError::Retired)) => Ok(()),
+                other => other,
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// Whether [`Self::drop_privileges`] has anything to do.
+    pub fn has_privileges(&self, ino: u64) -> bool {
+        self.tree.lock().node(ino).is_some_and(|node| unprivileged(node.attr.mode) != node.attr.mode)
+    }
+
+    async fn store(
+        &self,
+        ino: u64,
+        new: &Attr,
+        change: Option<&AttrChange>,
+        edit: &(dyn Fn(&mut UserMeta) + Send + Sync),
+    ) -> Result<(), FsError> {
+        while let Some(dirty) = self.dirty_at(ino) {
+            match self.change_dirty(ino, &dirty, new, change, edit).await {
                 Err(FsError::Write(WriteError::Retired)) => self.pass_retired(&dirty),
                 other => return other,
             }
         }
-        match old.kind {
-            Kind::Dir => self.change_marker(ino, &new).await,
-            Kind::File => self.change_object(ino, &new).await,
+        match new.kind {
+            Kind::Dir => self.change_marker(ino, new, edit).await,
+            _ => self.change_object(ino, new, edit).await,
         }
-    }
-
-    /// Without POSIX metadata only what the mount shows anyway can be set, and the times to now.
-    fn is_shown_anyway(&self, old: &Attr, new: &Attr, change: &AttrChange) -> bool {
-        let at = |time: Option<SetTime>| matches!(time, Some(SetTime::At(_)));
-        (old.mode, old.uid, old.gid) == (new.mode, new.uid, new.gid) && !at(change.mtime) && !at(change.atime)
     }
 
     /// On a file that is not finished, attributes ride along with its upload.
-    fn change_dirty(&self, file: &OpenFile, dirty: &DirtyFile, new: &Attr, change: &AttrChange) -> Result<(), FsError> {
+    async fn change_dirty(
+        &self,
+        ino: u64,
+        dirty: &Arc<DirtyFile>,
+        new: &Attr,
+        change: Option<&AttrChange>,
+        edit: &(dyn Fn(&mut UserMeta) + Send + Sync),
+    ) -> Result<(), FsError> {
         let (held, mut times) = dirty.attributes();
         let held = crate::upload::headers_of(&held);
-        let name = dirty.name();
-        let headers = self.options.attr.edit_headers(Some(&held), &name, new);
-        if change.mtime.is_some() {
+        let mut headers = self.options.attr.edit_headers(Some(&held), &dirty.name(), new);
+        edit(&mut headers.user_meta);
+        if change.is_some_and(|change| change.mtime.is_some()) {
             times.mtime = Some(new.mtime);
         }
-        if change.atime.is_some() {
+        if change.is_some_and(|change| change.atime.is_some()) {
             times.atime = Some(new.atime);
         }
         dirty.set_attributes(headers, times)?;
-        if let Some(node) = self.tree.lock().node_mut(file.ino) {
+        if let Some(node) = self.tree.lock().node_mut(ino) {
             node.attr = *new;
         }
         Ok(())
     }
 
     /// A finished file's attributes are changed by copying the object onto itself.
-    async fn change_object(&self, ino: u64, new: &Attr) -> Result<(), FsError> {
+    async fn change_object(
+        &self,
+        ino: u64,
+        new: &Attr,
+        edit: &(dyn Fn(&mut UserMeta) + Send + Sync),
+    ) -> Result<(), FsError> {
         let (_, _, path) = self.place(ino)?;
         let key = self.file_key(&path)?;
+        let link = self.tree.lock().node(ino).and_then(|node| node.link.clone());
+        if let Some(Link::Key(target)) = link {
+            return self.change_native_link(ino, &key, &target, new).await;
+        }
         let version = self.complete_version(ino, &key).await?;
         let held = version.headers.as_deref().cloned().unwrap_or_default();
-        let headers = self.options.attr.changed_headers(&held, new);
+        let mut headers = self.options.attr.changed_headers(&held, new);
+        edit(&mut headers.user_meta);
         let options = CopyOptions {
             if_match: Some(version.etag.clone()),
             replace: Some(headers.clone()),
             ..CopyOptions::default()
         };
-        let receipt = self.client.copy_object(&key, &key, &options).await?;
+        let receipt = match self.client.copy_object(&key, &key, &options).await {
+            Err(error) if error.kind == ErrorKind::PreconditionFailed => {
+                self.forget_freshness(ino);
+                return Err(FsError::Stale);
+            }
+            other => other?,
+        };
         let last_modified = receipt.last_modified.unwrap_or(version.last_modified);
         let version = Version { etag: receipt.etag, last_modified, headers: Some(Box::new(headers)), ..version };
         self.attributes_changed(ino, &key, new, version);
         Ok(())
+    }
+
+    /// A symlink of the service is put again: what a copy of it onto itself does is not documented.
+    async fn change_native_link(&self, ino: u64, key: &ObjectKey, target: &str, new: &Attr) -> Result<(), FsError> {
+        let (held, meta) = self.client.get_symlink(key).await?;
+        if held != target {
+            self.forget_freshness(ino);
+            return Err(FsError::Stale);
+        }
+        let headers = self.options.attr.changed_headers(&meta.headers, new);
+        self.client.put_symlink(key, target, &headers).await?;
+        let deadline = self.attr_deadline();
+        let mut tree = self.tree.lock();
+        if let Some(node) = tree.node_mut(ino) {
+            (node.attr, node.version, node.fresh_until) = (*new, None, Some(deadline));
+            if let Some((parent, name)) = node.place.clone() {
+                tree.changed(parent, &name, Some(Listed { kind: Kind::Symlink, ino, version: None }));
+            }
+        }
+        Ok(())
+    }
+
+    /// The object is not what was known: the next look asks.
+    fn forget_freshness(&self, ino: u64) {
+        let mut tree = self.tree.lock();
+        let Some(node) = tree.node_mut(ino) else { return };
+        (node.fresh_until, node.seen) = (None, None);
+        if let Some((parent, _)) = node.place.clone()
+            && let Some(dir) = tree.dir_mut(parent)
+        {
+            dir.listing = None;
+        }
     }
 
     /// The version of a finished file with all its headers: they must be sent again.
@@ -156,14 +262,20 @@ impl Vfs {
     }
 
     /// A directory's attributes live in its marker, which is made if need be.
-    async fn change_marker(&self, ino: u64, new: &Attr) -> Result<(), FsError> {
+    async fn change_marker(
+        &self,
+        ino: u64,
+        new: &Attr,
+        edit: &(dyn Fn(&mut UserMeta) + Send + Sync),
+    ) -> Result<(), FsError> {
         let (_, _, path) = self.place(ino)?;
         let key = self.marker_key(&path)?;
         let held = self.tree.lock().node(ino).and_then(|node| node.version.clone()).and_then(|version| version.headers);
-        let headers: PutHeaders = match held {
+        let mut headers: PutHeaders = match held {
             Some(held) => self.options.attr.changed_headers(&held, new),
             None => crate::upload::headers_of(&self.options.attr.new_dir_headers(new)),
         };
+        edit(&mut headers.user_meta);
         let receipt = self.client.put_object(&key, &Body::Bytes(bytes::Bytes::new()), &headers).await?;
         let version = Version {
             etag: receipt.etag,
@@ -192,7 +304,7 @@ impl Vfs {
         (node.attr, node.version, node.fresh_until) = (*new, Some(version.clone()), Some(deadline));
         let (kind, place) = (new.kind, node.place.clone());
         if let Some((parent, name)) = place {
-            let listed = (kind == Kind::File).then_some(version);
+            let listed = (kind != Kind::Dir).then_some(version);
             tree.changed(parent, &name, Some(Listed { kind, ino, version: listed }));
         }
     }
@@ -206,8 +318,10 @@ fn changed(old: Attr, change: &AttrChange) -> Attr {
         Some(SetTime::Now) => at,
         Some(SetTime::At(time)) => time,
     };
+    let chown = old.kind == Kind::File && (change.uid.is_some() || change.gid.is_some());
+    let kept = if chown { unprivileged(old.mode) } else { old.mode };
     Attr {
-        mode: change.mode.map_or(old.mode, |mode| mode & 0o7777),
+        mode: change.mode.map_or(kept, |mode| mode & 0o7777),
         uid: change.uid.unwrap_or(old.uid),
         gid: change.gid.unwrap_or(old.gid),
         mtime: time(change.mtime, old.mtime),

@@ -93,6 +93,6 @@ fn forget_dirty(open: &OpenFile, session: SessionId) {
 }
 
 /// Object times have whole seconds.
-fn whole_seconds(at: SystemTime) -> SystemTime {
+pub(super) fn whole_seconds(at: SystemTime) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(since_epoch(at).as_secs())
 }

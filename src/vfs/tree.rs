@@ -50,6 +50,17 @@ pub(super) struct Node {
     /// Present while it is open or unsent.
     pub open: Option<Arc<OpenFile>>,
     pub dir: Option<Box<Dir>>,
+    /// Where a symlink leads, once that is known.
+    pub link: Option<Link>,
+}
+
+/// What the object of a symlink says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Link {
+    /// The target itself.
+    Text(Box<[u8]>),
+    /// The key in the bucket that a symlink of the service names.
+    Key(Box<str>),
 }
 
 /// What a directory's inode has besides.
@@ -86,6 +97,7 @@ impl Tree {
             seen: None,
             open: None,
             dir: Some(Box::default()),
+            link: None,
         };
         nodes.insert(ROOT, node);
         Self { nodes, next: ROOT + 1 }
@@ -152,6 +164,7 @@ impl Tree {
             seen: None,
             open: None,
             dir: (attr.kind == Kind::Dir).then(Box::default),
+            link: None,
         };
         self.nodes.insert(attr.ino, node);
         if let Some(dir) = self.dir_mut(parent) {
@@ -242,7 +255,7 @@ mod tests {
 
     fn attr(ino: u64, kind: Kind) -> Attr {
         let at = SystemTime::UNIX_EPOCH;
-        Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at }
+        Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0 }
     }
 
     fn tree() -> Tree {

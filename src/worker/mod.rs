@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::base::Budget;
 use crate::base::limits::MIB;
-use crate::config::{Access, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode};
+use crate::config::{Access, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode};
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
 use crate::fuse::{self, Adapter, KernelMount, MountPlan};
@@ -26,7 +26,7 @@ use crate::read::{ReadEngine, ReadOptions};
 use crate::replay::{self, Mode, Replay};
 use crate::spill::{Layout, LockedFolder, SpillStore};
 use crate::upload::{UploadEngine, UploadOptions};
-use crate::vfs::{AttrOptions, Vfs, VfsOptions};
+use crate::vfs::{AttrOptions, LinkForm, Vfs, VfsOptions};
 use crate::write::WriteEngine;
 use drain::{Drain, Drained};
 
@@ -132,6 +132,11 @@ fn vfs_options(config: &MountConfig) -> VfsOptions {
             content_type,
             storage_class: files.storage_class.map(ToOwned::to_owned),
             server_side_encryption: files.encryption.map(ToOwned::to_owned),
+        },
+        links: match files.symlinks {
+            SymlinkMode::Body => LinkForm::Body,
+            SymlinkMode::Meta => LinkForm::Meta,
+            SymlinkMode::Native => LinkForm::Native,
         },
         attr_ttl: files.attr_ttl,
         list_ttl: files.list_ttl,

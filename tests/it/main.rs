@@ -7,6 +7,7 @@ mod conformance;
 mod counts;
 mod crash;
 mod harness;
+mod metadata;
 mod model;
 mod names;
 mod refusals;
