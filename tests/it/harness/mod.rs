@@ -105,7 +105,11 @@ impl Bench {
 
     /// Mounts a bucket or a prefix of it at a folder of the test.
     pub(crate) fn mount_at(&self, spec: &str, place: &str, options: &[&str]) -> Mount<'_> {
-        Mount::start(self, spec, &self.folder(place), options)
+        let path = self.path(place);
+        if !is_mounted(&path) {
+            self.folder(place);
+        }
+        Mount::start(self, spec, &path, options)
     }
 
     /// `ossfuse recover list BUCKET --json`, whether or not it is mounted.
