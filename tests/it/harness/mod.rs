@@ -133,6 +133,15 @@ impl Bench {
     }
 }
 
+impl Drop for Bench {
+    /// What is still mounted in the folder of the test is detached, so that the folder can go.
+    fn drop(&mut self) {
+        mount::mount_points().iter().filter(|path| path.starts_with(self.dir.path())).for_each(|path| {
+            mount::detach(path);
+        });
+    }
+}
+
 /// Gives the calling thread, and the processes that it starts, mounts of their own, and a `/run` of their own for
 /// the sockets. Others than root have the sockets of their `XDG_RUNTIME_DIR`, and no namespace.
 fn enter_private_namespace() {
