@@ -1,1 +1,9 @@
+//! The integration tests, in one binary: a link per file would cost minutes.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "helpers of tests are tests")]
+
 mod conformance;
+mod harness;
+mod names;
+mod rename;
+mod tools;

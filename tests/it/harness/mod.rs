@@ -1,0 +1,245 @@
+//! What the mounted tests stand on: a bench of their own with a server, folders and a private set of mounts.
+//!
+//! A test takes a [`Bench`], mounts on it, and lets go of both; nothing of it outlives the test, not even a test
+//! that is killed: as root each test thread has a mount namespace of its own, whose mounts end with its processes.
+//! Waiting is done by [`wait_until`] alone.
+
+mod mount;
+mod server;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+pub(crate) use mount::{Mount, is_mounted};
+pub(crate) use server::{BUCKET, Counts, Server};
+
+/// Longest that anything here is waited for.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+/// Set to 1 where no FUSE can be had: the mounted tests then say that they were skipped.
+const SKIP_VARIABLE: &str = "OSSFUSE_SKIP_FUSE";
+const LOOK: Duration = Duration::from_millis(5);
+
+pub(crate) const KIB: usize = 1024;
+pub(crate) const MIB: usize = 1024 * KIB;
+
+/// A server with an empty bucket, and folders.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) server: Server,
+    dir: TempDir,
+}
+
+impl Bench {
+    /// `None` where mounted tests are to be skipped.
+    ///
+    /// # Panics
+    /// Where FUSE cannot be had and nobody said that this is known.
+    pub(crate) fn new() -> Option<Self> {
+        if std::env::var(SKIP_VARIABLE).is_ok_and(|value| value == "1") {
+            println!("skipped: {SKIP_VARIABLE}=1");
+            return None;
+        }
+        if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/fuse") {
+            panic!("/dev/fuse cannot be opened: {error}; this test mounts for real. {SKIP_VARIABLE}=1 skips it");
+        }
+        enter_private_namespace();
+        let dir = tempfile::Builder::new().prefix("ossfuse-it-").tempdir().unwrap();
+        for name in ["home", "run"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let server = Server::start(&dir.path().join("server"));
+        Some(Self { server, dir })
+    }
+
+    /// A path in the folder of the test, which lies outside of every mount.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Makes a folder in the folder of the test.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// Writes a file in the folder of the test.
+    pub(crate) fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// The program, with an environment that holds nothing of this machine's but the way to its tools.
+    pub(crate) fn ossfuse<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ossfuse"));
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.path("home"))
+            .env("XDG_RUNTIME_DIR", self.path("run"))
+            .env("OSS_ACCESS_KEY_ID", "test-ak")
+            .env("OSS_ACCESS_KEY_SECRET", "test-sk")
+            .stdin(Stdio::null())
+            .args(arguments);
+        command
+    }
+
+    /// The arguments that lead a command to the server and to the state folder of the test.
+    pub(crate) fn connection(&self) -> Vec<String> {
+        let state = self.path("state").display().to_string();
+        let endpoint = self.server.url();
+        ["--endpoint", &endpoint, "--region", "cn-hangzhou", "--state-dir", &state].map(str::to_owned).to_vec()
+    }
+
+    /// Mounts the bucket with further options.
+    pub(crate) fn mount(&self, options: &[&str]) -> Mount<'_> {
+        self.mount_at(BUCKET, "mnt", options)
+    }
+
+    /// Mounts a bucket or a prefix of it at a folder of the test.
+    pub(crate) fn mount_at(&self, spec: &str, place: &str, options: &[&str]) -> Mount<'_> {
+        Mount::start(self, spec, &self.folder(place), options)
+    }
+
+    /// `ossfuse recover list BUCKET --json`, whether or not it is mounted.
+    pub(crate) fn recover_list(&self) -> Vec<serde_json::Value> {
+        let state = self.path("state").display().to_string();
+        let output = self.ossfuse(["recover", "list", BUCKET, "--json", "--state-dir", &state]).output().unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The folder of the bucket in the state folder.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.path("state").join(BUCKET)
+    }
+
+    /// The requests that `action` led to.
+    pub(crate) fn counting(&self, action: impl FnOnce()) -> Counts {
+        self.server.reset_counts();
+        action();
+        self.server.counts()
+    }
+}
+
+/// Gives the calling thread, and the processes that it starts, mounts of their own, and a `/run` of their own for
+/// the sockets. Others than root have the sockets of their `XDG_RUNTIME_DIR`, and no namespace.
+fn enter_private_namespace() {
+    // SAFETY: reads this process's id.
+    if unsafe { libc::geteuid() } != 0 {
+        return;
+    }
+    // SAFETY: touches this thread's view of the file system alone.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) }, "unshare");
+    mount_fs(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE);
+    mount_fs(c"none", c"/run", c"tmpfs", 0);
+}
+
+fn mount_fs(source: &std::ffi::CStr, target: &std::ffi::CStr, kind: &std::ffi::CStr, flags: libc::c_ulong) {
+    // SAFETY: terminated strings that live through the call.
+    let done = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) };
+    check(done, "mount");
+}
+
+/// Mounts a tmpfs of this size on a folder of the test, in the namespace of the test.
+pub(crate) fn mount_tmpfs(target: &Path, size: &str) {
+    let size = format!("size={size}");
+    let done = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(target).status();
+    assert!(done.unwrap().success());
+}
+
+fn check(done: libc::c_int, what: &str) {
+    assert_eq!(done, 0, "{what}: {}", io::Error::last_os_error());
+}
+
+/// Has a child end with the thread that started it.
+fn end_with_parent(command: &mut Command) {
+    // SAFETY: prctl is a plain system call, allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+}
+
+/// Sends a signal to a process that a test has started.
+pub(crate) fn signal(pid: u32, signal: libc::c_int) {
+    // SAFETY: a plain system call.
+    check(unsafe { libc::kill(pid.try_into().unwrap(), signal) }, "kill");
+}
+
+/// Waits until `ready` gives something.
+///
+/// # Panics
+/// When that takes longer than any machine should need.
+pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(begun.elapsed() < DEADLINE, "waited too long: {what}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Waits until `is_so`.
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    wait_for(what, || is_so().then_some(()));
+}
+
+/// Runs a script with bash in a folder; a failing command ends it.
+pub(crate) fn try_sh(folder: &Path, script: &str) -> Output {
+    shell(folder, script).output().unwrap()
+}
+
+/// A script that is about to be run with bash in a folder.
+pub(crate) fn shell(folder: &Path, script: &str) -> Command {
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", script]).current_dir(folder).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
+    command
+}
+
+/// Runs a script that must succeed; gives what it wrote to stdout.
+pub(crate) fn sh(folder: &Path, script: &str) -> String {
+    let output = try_sh(folder, script);
+    assert!(output.status.success(), "{script}: {}", told(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a process said, for messages.
+pub(crate) fn told(output: &Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    format!("{}: {}{}", output.status, out, err)
+}
+
+/// Bytes that do not repeat, the same for the same seed.
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Fails without filling the screen with bytes.
+#[track_caller]
+pub(crate) fn assert_same(left: &[u8], right: &[u8], what: &str) {
+    assert_eq!(left.len(), right.len(), "{what}: length");
+    if let Some(at) = left.iter().zip(right).position(|(a, b)| a != b) {
+        panic!("{what}: differs from byte {at} on");
+    }
+}

@@ -1,0 +1,151 @@
+//! A mount of a test: `ossfuse mount -f` as a child, watched, killed and taken away.
+//!
+//! What is dropped is killed, never asked: a test that fails must not hang on what it has found to be broken.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output};
+
+use serde_json::Value;
+
+use super::{Bench, end_with_parent, sh, told, try_sh, wait_for, wait_until};
+
+/// A live mount.
+#[derive(Debug)]
+pub(crate) struct Mount<'b> {
+    bench: &'b Bench,
+    child: Child,
+    path: PathBuf,
+    log: PathBuf,
+}
+
+impl<'b> Mount<'b> {
+    /// Mounts and waits until the mount answers.
+    pub(super) fn start(bench: &'b Bench, spec: &str, path: &Path, options: &[&str]) -> Self {
+        let log = path.with_extension("log");
+        let mut command = Self::command(bench, spec, path, options);
+        let file = std::fs::File::options().append(true).create(true).open(&log).unwrap();
+        command.arg("--foreground").stdout(file.try_clone().unwrap()).stderr(file);
+        end_with_parent(&mut command);
+        let mut mount = Self { bench, child: command.spawn().unwrap(), path: path.to_owned(), log };
+        wait_until("the mount is up", || {
+            if let Some(status) = mount.child.try_wait().unwrap() {
+                panic!("the mount ended ({status})");
+            }
+            mount.is_up()
+        });
+        mount
+    }
+
+    /// `ossfuse mount`, not run yet.
+    pub(crate) fn command(bench: &Bench, spec: &str, path: &Path, options: &[&str]) -> Command {
+        let mut command = bench.ossfuse(["mount", spec]);
+        command.arg(path).args(bench.connection()).args(options);
+        command
+    }
+
+    fn is_up(&self) -> bool {
+        is_mounted(&self.path) && self.bench.ossfuse(["status"]).arg(&self.path).output().unwrap().status.success()
+    }
+
+    /// The mount point, or what is in it.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        if name.is_empty() { self.path.clone() } else { self.path.join(name) }
+    }
+
+    /// The process that serves it.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Runs a script in the mount; it must succeed.
+    pub(crate) fn sh(&self, script: &str) -> String {
+        sh(&self.path, script)
+    }
+
+    /// Runs a script in the mount.
+    pub(crate) fn try_sh(&self, script: &str) -> Output {
+        try_sh(&self.path, script)
+    }
+
+    /// The bytes of a file, by the kernel.
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// What `status --json` says of it.
+    pub(crate) fn status(&self) -> Value {
+        let output = self.bench.ossfuse(["status", "--json"]).arg(&self.path).output().unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+        let mut report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["mounts"][0].take()
+    }
+
+    /// Waits until nothing is on its way: no handle is open and nothing is pending.
+    pub(crate) fn settle(&self) {
+        wait_until("the mount is quiet", || {
+            let status = self.status();
+            status["open_handles"] == 0 && status["pending"]["files"] == 0
+        });
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// `ossfuse umount`, not run yet.
+    pub(crate) fn umount_command(&self, options: &[&str]) -> Command {
+        let mut command = self.bench.ossfuse(["umount"]);
+        command.arg(&self.path).args(options);
+        command
+    }
+
+    /// Unmounts as a user does; what was written is in the bucket then.
+    pub(crate) fn umount(mut self) {
+        let output = self.umount_command(&[]).output().unwrap();
+        assert!(output.status.success(), "{}", told(&output));
+        assert!(self.wait().success(), "the mount ended well");
+        assert!(!is_mounted(&self.path));
+    }
+
+    /// Waits for the end of its process.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        wait_for("the process of the mount ends", || self.child.try_wait().unwrap())
+    }
+
+    /// Kills its process as the kernel does when memory runs out, and clears the mount away.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        detach(&self.path);
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        // The end of the process also ends whoever hangs in the mount.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if is_mounted(&self.path) {
+            detach(&self.path);
+        }
+        if std::thread::panicking() {
+            eprintln!("log of {}:\n{}", self.path.display(), self.log());
+        }
+    }
+}
+
+/// Whether something is mounted at a path, in the namespace of the calling thread.
+pub(crate) fn is_mounted(path: &Path) -> bool {
+    let path = path.to_str().unwrap();
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    mounts.lines().any(|line| line.split(' ').nth(4) == Some(path))
+}
+
+fn detach(path: &Path) {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a terminated string that lives through the call. That nothing is there any more is fine.
+    unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+}
