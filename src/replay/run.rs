@@ -121,7 +121,7 @@ async fn replay_one(
     let record = &restored.record;
     let damage = restored.damage()?;
     let whole = restored.is_whole();
-    let remote = if damage.is_some() { Remote::NotAsked } else { look(engine, &key, restored).await? };
+    let remote = if damage.is_some() { Remote::NotAsked } else { look(engine, &key, file, restored).await? };
     let kind = Record::of(&record.phase, record.key.is_some());
     match decide(&Evidence { record: kind, intact: damage.is_none(), whole, remote, mode }) {
         Decision::Finish => finish(engine, file, restored).await,
@@ -169,8 +169,14 @@ async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored
 }
 
 /// What stands at the key, against what the session knows.
-async fn look(engine: &WriteEngine, key: &ObjectKey, restored: &Restored) -> Result<Remote, WriteError> {
-    let began_from = restored.record.base.as_ref().map(|base| &base.etag).or(restored.record.replaces.as_ref());
+async fn look(
+    engine: &WriteEngine,
+    key: &ObjectKey,
+    file: &DirtyFile,
+    restored: &Restored,
+) -> Result<Remote, WriteError> {
+    // The file knows better than its session file as it was read: a directory above may have been moved since.
+    let began_from = file.base().map(|base| base.etag).or_else(|| file.replaces());
     let meta = match engine.upload().client().head_object(key).await {
         Ok(meta) => Some(meta),
         Err(error) if error.kind == ErrorKind::NoSuchKey => None,
@@ -182,7 +188,7 @@ async fn look(engine: &WriteEngine, key: &ObjectKey, restored: &Restored) -> Res
             match began_from {
                 // An object that equals the file is the file: nothing can be gained by sending it again.
                 _ if same => Remote::Published,
-                Some(etag) if *etag == meta.etag => Remote::AsBefore,
+                Some(etag) if etag == meta.etag => Remote::AsBefore,
                 _ => Remote::Changed,
             }
         }

@@ -125,7 +125,8 @@ impl Vfs {
 
     /// A finished file's attributes are changed by copying the object onto itself.
     async fn change_object(&self, ino: u64, new: &Attr) -> Result<(), FsError> {
-        let (_, _, path) = self.place(ino)?;
+        let (parent, name, _) = self.place(ino)?;
+        let (path, _change) = self.hold_place(parent, &name).await?;
         let key = self.file_key(&path)?;
         let version = self.complete_version(ino, &key).await?;
         let held = version.headers.as_deref().cloned().unwrap_or_default();
@@ -153,7 +154,8 @@ impl Vfs {
 
     /// A directory's attributes live in its marker, which is made if need be.
     async fn change_marker(&self, ino: u64, new: &Attr) -> Result<(), FsError> {
-        let (_, _, path) = self.place(ino)?;
+        let (parent, name, _) = self.place(ino)?;
+        let (path, _change) = self.hold_place(parent, &name).await?;
         let key = self.marker_key(&path)?;
         let held = self.tree.lock().node(ino).and_then(|node| node.version.clone()).and_then(|version| version.headers);
         let headers: PutHeaders = match held {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::future::join_all;
 
 use super::WriteError;
+use super::fence::Change;
 use super::fetch::stale_if_changed;
 use super::file::DirtyFile;
 use super::state::{Job, State};
@@ -56,7 +57,7 @@ impl DirtyFile {
     /// The bytes are kept, and the session file says that they are to be published. `Stale`: another client
     /// changed the object that was edited.
     pub async fn publish(self: &Arc<Self>) -> Result<Published, WriteError> {
-        let _one = self.publishing.lock().await;
+        let _entered = self.enter_publication().await;
         {
             let state = self.state.lock();
             if let Some(published) = &state.retired {
@@ -72,6 +73,21 @@ impl DirtyFile {
             Err(error) => self.note_failure(error),
         }
         result
+    }
+
+    /// Waits for its turn, and until nobody moves the tree that the file is in.
+    async fn enter_publication(&self) -> (tokio::sync::MutexGuard<'_, ()>, Option<Change>) {
+        loop {
+            let one = self.publishing.lock().await;
+            let Some(key) = self.key() else { return (one, None) };
+            let fences = self.engine.fences();
+            if let Some(change) = fences.try_change(&[key.as_str()]) {
+                return (one, Some(change));
+            }
+            // The move gives the file its new name: it must find nobody at it.
+            drop(one);
+            drop(fences.change(&[key.as_str()]).await);
+        }
     }
 
     async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
