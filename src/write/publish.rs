@@ -260,9 +260,16 @@ impl DirtyFile {
             Err(error) if error.kind == ErrorKind::NoSuchUpload => return Err(self.lost_upload(&transfer, error)),
             other => other.map_err(stale_if_changed)?,
         };
-        let mut state = self.state.lock();
-        if state.owns(&transfer) {
-            state.copies.insert(job.number, (job.range, outcome));
+        let owned = {
+            let mut state = self.state.lock();
+            let owned = state.owns(&transfer);
+            if owned {
+                state.copies.insert(job.number, (job.range, outcome));
+            }
+            owned
+        };
+        if !owned {
+            transfer.abort().await;
         }
         Ok(())
     }
@@ -274,17 +281,18 @@ impl DirtyFile {
         let sent = transfer.send_part(number, generation, body).await;
         let result = {
             let mut state = self.state.lock();
-            let owned = state.owns(&transfer);
-            match (owned, sent) {
-                (false, _) => Ok(()),
-                (true, sent) => {
-                    let part = state.parts.entry(number).or_default();
-                    part.sending = None;
-                    sent.map(|outcome| part.sent = Some((generation, outcome)))
-                }
-            }
+            state.owns(&transfer).then(|| {
+                let part = state.parts.entry(number).or_default();
+                part.sending = None;
+                sent.map(|outcome| part.sent = Some((generation, outcome)))
+            })
         };
         self.changed.notify_waiters();
+        let Some(result) = result else {
+            // Given up meanwhile. This part may have begun the upload, or landed, after that was aborted.
+            transfer.abort().await;
+            return Ok(());
+        };
         match result {
             Err(error) if error.kind == ErrorKind::NoSuchUpload => Err(self.lost_upload(&transfer, error)),
             other => Ok(other?),
