@@ -174,7 +174,7 @@ impl Vfs {
         if handle.file.state.lock().unlinked {
             return Ok(());
         }
-        match classify(tid, handle.opener, handle.ino, self.mount_id.get().copied()) {
+        match classify(tid, handle.opener, handle.ino, self.mount_id.get().copied()).await {
             FlushKind::Passing => Ok(()),
             FlushKind::Killed if !self.options.publish_killed && dirty.mark_killed() => {
                 log::warn!("{}: its writer was killed; what it wrote is kept, not published", dirty.name());

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 /// A process, told apart from a later one with the same number by its start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,10 @@ pub(super) struct Process {
 
 /// The flag of a process that is ending, in field 9 of `/proc/PID/stat`.
 const PF_EXITING: u64 = 4;
+
+/// How long `/proc` may take to tell of the process that closes a file. It does not answer at all while that process
+/// executes another program, which in turn waits for the flush.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a flush means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +39,7 @@ impl Process {
     /// The process that a request's thread belongs to; `None` for pid 0 (a request of the kernel's own, or from
     /// outside this pid namespace) and for what is gone.
     pub(super) fn of(tid: u32) -> Option<Self> {
-        if tid == 0 {
-            return None;
-        }
-        let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-        let tgid = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()?;
+        let tgid = thread_group(tid)?;
         let stat = fs::read_to_string(format!("/proc/{tgid}/stat")).ok()?;
         Some(Self { tgid, started: field(&stat, 22)?.parse().ok()? })
     }
@@ -51,9 +52,34 @@ impl Process {
     }
 }
 
+/// The thread group of a thread; `None` for pid 0 and what is gone. Unlike `stat`, `status` answers at any time.
+fn thread_group(tid: u32) -> Option<u32> {
+    if tid == 0 {
+        return None;
+    }
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
+/// Tells what a flush means, as [`classify_now`] does, though the closing process may be in the middle of an exec:
+/// a child that begins another program passes, an opener that does so itself is done with the file.
+pub(super) async fn classify(tid: u32, opener: Option<Process>, ino: u64, mount_id: Option<u64>) -> FlushKind {
+    let closing = thread_group(tid);
+    if let (Some(opener), Some(closing)) = (opener, closing)
+        && opener.tgid != closing
+    {
+        return FlushKind::Passing;
+    }
+    let told = tokio::task::spawn_blocking(move || classify_now(tid, opener, ino, mount_id));
+    match tokio::time::timeout(PATIENCE, told).await {
+        Ok(Ok(kind)) => kind,
+        Ok(Err(_)) | Err(_) => FlushKind::Close,
+    }
+}
+
 /// Tells what a flush from thread `tid` means for a file that `opener` opened. `mount_id` is that of the mount,
 /// where it is known.
-pub(super) fn classify(tid: u32, opener: Option<Process>, ino: u64, mount_id: Option<u64>) -> FlushKind {
+fn classify_now(tid: u32, opener: Option<Process>, ino: u64, mount_id: Option<u64>) -> FlushKind {
     let Some(closing) = Process::of(tid) else { return FlushKind::Close };
     if opener.is_some_and(|opener| opener != closing) {
         return FlushKind::Passing;
@@ -106,11 +132,11 @@ mod tests {
         let own = Process::of(std::process::id()).unwrap();
         assert!(own.holds(ino, None));
         assert!(!own.holds(ino, Some(u64::MAX)));
-        assert_eq!(classify(std::process::id(), Some(own), ino, None), FlushKind::Passing);
+        assert_eq!(classify_now(std::process::id(), Some(own), ino, None), FlushKind::Passing);
         drop(file);
-        assert_eq!(classify(std::process::id(), Some(own), ino, None), FlushKind::Close);
+        assert_eq!(classify_now(std::process::id(), Some(own), ino, None), FlushKind::Close);
         let other = Process { tgid: 1, started: 0 };
-        assert_eq!(classify(std::process::id(), Some(other), ino, None), FlushKind::Passing);
-        assert_eq!(classify(0, Some(own), ino, None), FlushKind::Close);
+        assert_eq!(classify_now(std::process::id(), Some(other), ino, None), FlushKind::Passing);
+        assert_eq!(classify_now(0, Some(own), ino, None), FlushKind::Close);
     }
 }

@@ -73,7 +73,8 @@ fn a_tree_moves_with_all_that_is_in_it() {
         bench.server.put(key, key.as_bytes());
     }
     let mount = bench.mount(&[]);
-    mount.sh("mkdir -p t/empty t/sub/made; echo own > t/sub/made/file; chmod 600 t/sub/made/file; ls -lR t > /dev/null");
+    mount
+        .sh("mkdir -p t/empty t/sub/made; echo own > t/sub/made/file; chmod 600 t/sub/made/file; ls -lR t > /dev/null");
     mount.sh("mv t other/moved");
     let mut wanted = vec!["a//b", "ctl\u{1}x", "<&>\"'", "sub/deep/er/f", "empty/", "sub/made/", "sub/made/file"];
     wanted.sort_unstable();
@@ -280,7 +281,9 @@ fn a_move_that_fails_leaves_both_trees_and_goes_on() {
     }
     let mount = bench.mount(&[]);
     mount.sh("ls d > /dev/null");
-    bench.server.faults(&json!([{"operation": "CopyObject", "key": "/33", "action": {"status": 403, "code": "AccessDenied"}}]));
+    bench
+        .server
+        .faults(&json!([{"operation": "CopyObject", "key": "/33", "action": {"status": 403, "code": "AccessDenied"}}]));
     assert_eq!(errno(fs::rename(mount.path("d"), mount.path("e"))), Some(libc::EACCES));
     assert!(mount.log().contains("goes on in the background"), "{}", mount.log());
     assert_eq!(keys_under(&bench, "d/").len(), 40);

@@ -31,6 +31,8 @@ struct Begun {
     phase: Phase,
     /// Whether the intent must survive power loss: not for a directory that is empty.
     durable: bool,
+    /// The inode table shows the new tree already.
+    shown: bool,
 }
 
 impl Begun {
@@ -68,7 +70,7 @@ impl Vfs {
         let durable = tree.survey().await? > 1;
         let work = Work::MoveTree { from: from.clone(), to: to.clone(), phase: Phase::Copying };
         let id = self.intents.begin(work, durable)?.id;
-        let mut begun = Begun { id, from, to, phase: Phase::Copying, durable };
+        let mut begun = Begun { id, from, to, phase: Phase::Copying, durable, shown: false };
         match self.advance(&mut begun, tree, false).await {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -100,19 +102,22 @@ impl Vfs {
 
     /// Brings a move to its end, from where it is.
     async fn advance(&self, begun: &mut Begun, mut tree: TreeMove, again: bool) -> Result<(), FsError> {
+        let journal = self.write.upload().journal();
         let moved = match begun.phase {
             Phase::Copying => {
                 let moved = tree.copy(begun.id, again).await?;
                 begun.phase = Phase::Deleting { copied_until: moved.latest() };
                 self.intents.write(&begun.record(), begun.durable)?;
-                self.relocate(self.path_in(&begun.from), self.path_in(&begun.to), &moved);
                 Some(moved)
             }
             Phase::Deleting { .. } => None,
         };
-        let journal = self.write.upload().journal();
         let remembered = Moved::remembered(journal, begun.id);
-        self.move_sessions(begun, moved.as_ref().unwrap_or(&remembered)).await?;
+        let copies = moved.as_ref().unwrap_or(&remembered);
+        if !std::mem::replace(&mut begun.shown, true) {
+            self.relocate(self.path_in(&begun.from), self.path_in(&begun.to), copies);
+        }
+        self.move_sessions(begun, copies).await?;
         match (moved, begun.phase) {
             (Some(moved), _) => tree.delete(begun.id, &moved).await?,
             (None, Phase::Deleting { copied_until }) => tree.delete_rest(begun.id, copied_until).await?,
@@ -206,7 +211,7 @@ impl Vfs {
             match work {
                 Work::MoveTree { from, to, phase } => {
                     log::info!("{from} was being moved to {to}; going on with that");
-                    let begun = Begun { id, from, to, phase, durable: true };
+                    let begun = Begun { id, from, to, phase, durable: true, shown: false };
                     let fence = self.write.fences().try_fence(&begun.areas());
                     self.go_on(begun, fence, Duration::ZERO);
                 }
