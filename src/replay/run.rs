@@ -1,12 +1,13 @@
 //! Gathers the evidence of each session, and does what the table says.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
-use crate::base::ObjectKey;
 use crate::base::time::{file_stamp, now};
+use crate::base::{ObjectKey, SessionId};
 use crate::oss::{self, ErrorKind};
 use crate::spill::{Found, RecordError, SessionDir, SpillError};
 use crate::write::{CONFLICT, DirtyFile, Restored, WriteEngine, WriteError};
@@ -54,6 +55,11 @@ impl Replay {
     /// Sessions that are to be published.
     pub fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// The ids of these.
+    pub fn sessions(&self) -> BTreeSet<SessionId> {
+        self.pending.iter().map(|(file, _)| file.id()).collect()
     }
 
     fn sort_out(&mut self, found: Found) {

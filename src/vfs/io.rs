@@ -174,7 +174,8 @@ impl Vfs {
         if handle.file.state.lock().unlinked {
             return Ok(());
         }
-        match classify(tid, handle.opener, handle.ino, self.mount_id.get().copied()).await {
+        let mount_id = self.mount_id.get().copied();
+        match classify(&self.runtime, tid, handle.opener, handle.ino, mount_id).await {
             FlushKind::Passing => Ok(()),
             FlushKind::Killed if !self.options.publish_killed && dirty.mark_killed() => {
                 log::warn!("{}: its writer was killed; what it wrote is kept, not published", dirty.name());

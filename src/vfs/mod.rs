@@ -120,6 +120,9 @@ impl Vfs {
         let observer = Arc::downgrade(&vfs);
         vfs.write.on_published(Box::new(move |session, published| {
             if let Some(vfs) = observer.upgrade() {
+                if !vfs.sessions.lock().contains_key(&session) {
+                    vfs.published_unseen(&published.key);
+                }
                 vfs.settle(session, published);
             }
         }));

@@ -3,10 +3,18 @@
 //! A flush comes for every descriptor that is closed, in every process that has one. It publishes when it comes
 //! from the process that opened the file, and that process has no other descriptor on it. Facts measured: the
 //! closing descriptor is gone from `fdinfo` already; field 9 of `stat` has PF_EXITING, its last field the signal.
+//!
+//! exec closes descriptors too, and whoever reads `stat`, `exe` or `fdinfo` of a process in exec waits for the end
+//! of that exec, which waits for the answer to the flush. `status` never waits. So nothing but `status` is read of
+//! other processes than the opener, and the rest is read where it may hang.
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
+
+use tokio::runtime::Handle as Runtime;
 
 /// A process, told apart from a later one with the same number by its start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +28,9 @@ pub(super) struct Process {
 /// The flag of a process that is ending, in field 9 of `/proc/PID/stat`.
 const PF_EXITING: u64 = 4;
 
-/// How long `/proc` may take to tell of the process that closes a file. It does not answer at all while that process
-/// executes another program, which in turn waits for the flush.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How often is looked whether a reader of `/proc` hangs, and how often in a row it must be found hanging.
+const HANG_LOOK: Duration = Duration::from_millis(20);
+const HANG_LOOKS: u32 = 5;
 
 /// What a flush means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +47,10 @@ impl Process {
     /// The process that a request's thread belongs to; `None` for pid 0 (a request of the kernel's own, or from
     /// outside this pid namespace) and for what is gone.
     pub(super) fn of(tid: u32) -> Option<Self> {
-        let tgid = thread_group(tid)?;
+        if tid == 0 {
+            return None;
+        }
+        let tgid = tgid_of(tid)?;
         let stat = fs::read_to_string(format!("/proc/{tgid}/stat")).ok()?;
         Some(Self { tgid, started: field(&stat, 22)?.parse().ok()? })
     }
@@ -52,33 +63,58 @@ impl Process {
     }
 }
 
-/// The thread group of a thread; `None` for pid 0 and what is gone. Unlike `stat`, `status` answers at any time.
-fn thread_group(tid: u32) -> Option<u32> {
-    if tid == 0 {
-        return None;
-    }
+/// The thread group of a thread.
+fn tgid_of(tid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
-/// Tells what a flush means, as [`classify_now`] does, though the closing process may be in the middle of an exec:
-/// a child that begins another program passes, an opener that does so itself is done with the file.
-pub(super) async fn classify(tid: u32, opener: Option<Process>, ino: u64, mount_id: Option<u64>) -> FlushKind {
-    let closing = thread_group(tid);
-    if let (Some(opener), Some(closing)) = (opener, closing)
-        && opener.tgid != closing
-    {
+/// Tells what a flush from thread `tid` means for a file that `opener` opened. `mount_id` is that of the mount,
+/// where it is known. An opener that closes the file by an exec passes: what follows its exec is the release.
+pub(super) async fn classify(
+    runtime: &Runtime,
+    tid: u32,
+    opener: Option<Process>,
+    ino: u64,
+    mount_id: Option<u64>,
+) -> FlushKind {
+    if is_of_another(tid, opener) {
         return FlushKind::Passing;
     }
-    let told = tokio::task::spawn_blocking(move || classify_now(tid, opener, ino, mount_id));
-    match tokio::time::timeout(PATIENCE, told).await {
-        Ok(Ok(kind)) => kind,
-        Ok(Err(_)) | Err(_) => FlushKind::Close,
+    let reader = Arc::new(AtomicI32::new(0));
+    let mut work = runtime.spawn_blocking({
+        let reader = reader.clone();
+        move || {
+            // SAFETY: a plain call without arguments.
+            reader.store(unsafe { libc::gettid() }, Ordering::Relaxed);
+            classify_now(tid, opener, ino, mount_id)
+        }
+    });
+    let mut hanging = 0;
+    loop {
+        match tokio::time::timeout(HANG_LOOK, &mut work).await {
+            Ok(kind) => return kind.unwrap_or(FlushKind::Close),
+            Err(_) if hangs(reader.load(Ordering::Relaxed)) => hanging += 1,
+            Err(_) => hanging = 0,
+        }
+        if hanging == HANG_LOOKS {
+            return FlushKind::Passing;
+        }
     }
 }
 
-/// Tells what a flush from thread `tid` means for a file that `opener` opened. `mount_id` is that of the mount,
-/// where it is known.
+/// Whether a flush surely comes from another process than the opener.
+fn is_of_another(tid: u32, opener: Option<Process>) -> bool {
+    let Some(opener) = opener.filter(|_| tid != 0) else { return false };
+    tgid_of(tid).is_some_and(|tgid| tgid != opener.tgid)
+}
+
+/// Whether a thread of this process sleeps inside the kernel, in a read that is not from a disk.
+fn hangs(tid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("State:")).is_some_and(|state| state.trim().starts_with('D'))
+}
+
 fn classify_now(tid: u32, opener: Option<Process>, ino: u64, mount_id: Option<u64>) -> FlushKind {
     let Some(closing) = Process::of(tid) else { return FlushKind::Close };
     if opener.is_some_and(|opener| opener != closing) {

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::Vfs;
 use super::attr::{Kind, Version};
 use super::handles::OpenFile;
-use super::tree::Listed;
-use crate::base::SessionId;
+use super::tree::{Listed, ROOT};
 use crate::base::limits::MIB;
 use crate::base::time::since_epoch;
+use crate::base::{ObjectKey, SessionId};
 use crate::write::{DirtyFile, Published};
 
 /// A file up to this size is read by the request that opens it.
@@ -45,6 +45,30 @@ impl Vfs {
             tree.changed(parent, &name, Some(Listed { kind: Kind::File, ino, version: Some(version) }));
         }
         self.close_if_idle(&mut tree, ino);
+    }
+
+    /// A file that no inode belongs to was published, by a replay: what is remembered of its name and of the
+    /// directory it has come into holds no more.
+    pub(super) fn published_unseen(&self, key: &ObjectKey) {
+        let Some(path) = self.options.prefix.path_of(key.as_str()) else { return };
+        let mut tree = self.tree.lock();
+        let mut dir = ROOT;
+        for name in path.split('/') {
+            let child = tree.child(dir, name);
+            if let Some(known) = tree.dir_mut(dir).filter(|known| {
+                known.listing.as_ref().is_some_and(|listing| child.is_none() || !listing.entries.contains_key(name))
+            }) {
+                known.listing = None;
+                known.changes += 1;
+            }
+            match child {
+                Some(child) => dir = child,
+                None => return,
+            }
+        }
+        if let Some(node) = tree.node_mut(dir) {
+            node.fresh_until = None;
+        }
     }
 
     /// A session ended without being published: the inode shows what the bucket has, if anything.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::base::SessionId;
 use crate::control::Pending;
 use crate::spill::Phase;
-use crate::write::WriteEngine;
+use crate::write::{FileStatus, WriteEngine};
 
 /// How often is looked whether it is done.
 const LOOK: Duration = Duration::from_millis(20);
@@ -16,6 +16,8 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Drain {
     engine: WriteEngine,
+    /// Sessions of an earlier process that are to be published, also where no call had promised that.
+    replayed: BTreeSet<SessionId>,
     draining: AtomicUsize,
 }
 
@@ -27,8 +29,8 @@ pub(super) enum Drained {
 }
 
 impl Drain {
-    pub(super) fn new(engine: WriteEngine) -> Self {
-        Self { engine, draining: AtomicUsize::new(0) }
+    pub(super) fn new(engine: WriteEngine, replayed: BTreeSet<SessionId>) -> Self {
+        Self { engine, replayed, draining: AtomicUsize::new(0) }
     }
 
     pub(super) fn engine(&self) -> &WriteEngine {
@@ -40,10 +42,14 @@ impl Drain {
         self.draining.load(Ordering::Relaxed) > 0
     }
 
-    /// Files that were closed or fsynced and are not in the bucket yet.
+    /// Files that were closed or fsynced, or are replayed, and are not in the bucket yet.
     pub(super) fn pending(&self) -> Pending {
-        let promised = self.engine.live().into_iter().map(|file| file.status()).filter(|s| s.phase.is_promised());
-        promised.fold(Pending::default(), |sum, status| Pending {
+        let is_due = |status: &FileStatus| {
+            let replayed = status.phase == Phase::Open && self.replayed.contains(&status.session);
+            replayed || status.phase.is_promised()
+        };
+        let due = self.engine.live().into_iter().map(|file| file.status()).filter(is_due);
+        due.fold(Pending::default(), |sum, status| Pending {
             files: sum.files + 1,
             bytes: sum.bytes + status.size - status.bytes_done.min(status.size),
         })

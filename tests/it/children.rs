@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::process::Command;
 
-use super::harness::Bench;
+use super::harness::{Bench, wait_until};
 
 #[test]
 fn a_child_that_is_started_does_not_close_the_files_of_its_parent() {
@@ -28,5 +28,5 @@ fn a_program_that_becomes_another_one_closes_its_files() {
     let mount = bench.mount(&[]);
     // Python's descriptors are closed by the exec.
     mount.sh("python3 -c 'import os; f = os.open(\"f\", os.O_WRONLY | os.O_CREAT); os.write(f, b\"x\"); os.execvp(\"true\", [\"true\"])'");
-    assert_eq!(bench.server.get("f").as_deref(), Some(&b"x"[..]));
+    wait_until("it is published", || bench.server.get("f").as_deref() == Some(&b"x"[..]));
 }

@@ -3,8 +3,13 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "helpers of tests are tests")]
 
 mod children;
+mod close;
 mod conformance;
+mod counts;
+mod crash;
 mod harness;
 mod names;
+mod refusals;
 mod rename;
 mod tools;
+mod umount;

@@ -70,12 +70,12 @@ fn dd_writes_at_any_place() {
 #[test]
 fn what_is_appended_is_added() {
     let Some(bench) = Bench::new() else { return };
+    let mut large = noise(4, 450 * KIB);
+    bench.server.put("large", &large);
     let mount = bench.mount(&SMALL_PARTS);
     mount.sh("echo one >> log; echo two >> log; for i in $(seq 20); do echo $i >> log; done");
     let wanted = sh(&bench.path(""), "echo one; echo two; seq 20");
     assert_eq!(bench.server.get("log").unwrap(), wanted.as_bytes());
-    let mut large = noise(4, 450 * KIB);
-    bench.server.put("large", &large);
     mount.sh("echo more >> large; echo again >> large");
     large.extend_from_slice(b"more\nagain\n");
     assert_same(&bench.server.get("large").unwrap(), &large, "an object of many parts");
@@ -85,10 +85,13 @@ fn what_is_appended_is_added() {
 #[test]
 fn the_middle_of_a_file_is_overwritten() {
     let Some(bench) = Bench::new() else { return };
+    let files = [("small", 10 * KIB), ("large", 455 * KIB + 17)];
+    for (name, len) in files {
+        bench.server.put(name, &noise(5, len));
+    }
     let mount = bench.mount(&SMALL_PARTS);
-    for (name, len) in [("small", 10 * KIB), ("large", 455 * KIB + 17)] {
+    for (name, len) in files {
         let mut content = noise(5, len);
-        bench.server.put(name, &content);
         for at in [len / 2, 0, len - 5, len / 3] {
             mount.sh(&format!("printf 12345 | dd of={name} bs=1 seek={at} conv=notrunc status=none"));
             content[at..at + 5].copy_from_slice(b"12345");
@@ -102,9 +105,10 @@ fn the_middle_of_a_file_is_overwritten() {
 #[test]
 fn truncate_takes_and_adds() {
     let Some(bench) = Bench::new() else { return };
-    let mount = bench.mount(&SMALL_PARTS);
     let source = noise(6, 450 * KIB);
     bench.server.put("closed", &source);
+    bench.server.put("open", &source);
+    let mount = bench.mount(&SMALL_PARTS);
     let mut wanted = source.clone();
     for size in [449 * KIB, 250 * KIB + 1, 460 * KIB, 100 * KIB, 0, 3] {
         mount.sh(&format!("truncate -s {size} closed; test $(stat -c %s closed) = {size}"));
@@ -112,7 +116,6 @@ fn truncate_takes_and_adds() {
         assert_same(&bench.server.get("closed").unwrap(), &wanted, &format!("closed, {size} bytes"));
     }
     assert_same(&mount.read("closed"), &wanted, "through the mount");
-    bench.server.put("open", &source);
     // Descriptor 3 is open for writing all the while: the object changes when it is closed.
     mount.sh("exec 3<>open; truncate -s 200000 open; printf end >&3; truncate -s 300000 open; exec 3>&-");
     let mut wanted = source[..200_000].to_vec();

@@ -105,7 +105,11 @@ impl Bench {
 
     /// Mounts a bucket or a prefix of it at a folder of the test.
     pub(crate) fn mount_at(&self, spec: &str, place: &str, options: &[&str]) -> Mount<'_> {
-        Mount::start(self, spec, &self.folder(place), options)
+        let path = self.path(place);
+        if !is_mounted(&path) {
+            self.folder(place);
+        }
+        Mount::start(self, spec, &path, options)
     }
 
     /// `ossfuse recover list BUCKET --json`, whether or not it is mounted.
@@ -126,6 +130,15 @@ impl Bench {
         self.server.reset_counts();
         action();
         self.server.counts()
+    }
+}
+
+impl Drop for Bench {
+    /// What is still mounted in the folder of the test is detached, so that the folder can go.
+    fn drop(&mut self) {
+        mount::mount_points().iter().filter(|path| path.starts_with(self.dir.path())).for_each(|path| {
+            mount::detach(path);
+        });
     }
 }
 

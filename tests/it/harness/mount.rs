@@ -139,12 +139,16 @@ impl Drop for Mount<'_> {
 
 /// Whether something is mounted at a path, in the namespace of the calling thread.
 pub(crate) fn is_mounted(path: &Path) -> bool {
-    let path = path.to_str().unwrap();
-    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
-    mounts.lines().any(|line| line.split(' ').nth(4) == Some(path))
+    mount_points().iter().any(|point| point == path)
 }
 
-fn detach(path: &Path) {
+/// Where something is mounted, in the namespace of the calling thread.
+pub(super) fn mount_points() -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
+}
+
+pub(super) fn detach(path: &Path) {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
     // SAFETY: a terminated string that lives through the call. That nothing is there any more is fine.
     unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };

@@ -152,11 +152,6 @@ impl Server {
         ok.then_some(body)
     }
 
-    /// Another client deletes an object.
-    pub(crate) fn delete(&self, key: &str) {
-        self.tell("DELETE", &object(key), b"");
-    }
-
     /// All objects, as the control endpoint shows them.
     pub(crate) fn objects(&self) -> Vec<Value> {
         match self.json(&format!("objects/{BUCKET}")) {

@@ -1,0 +1,174 @@
+//! What each action costs in requests, counted by the server: the rows of the contract's table.
+//!
+//! Default options but for the part size, so that a large file is one of 16 MiB; bounds are the contract's.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use super::harness::{BUCKET, Bench, Counts, KIB, MIB, Mount, assert_same, noise, wait_until};
+
+/// A mount whose own first requests are done.
+fn quiet<'b>(bench: &'b Bench, options: &[&str]) -> Mount<'b> {
+    let mount = bench.mount_at(BUCKET, "mnt", options);
+    wait_until("the bucket's use is known", || bench.server.counts().number("GetBucketStat") > 0);
+    mount
+}
+
+/// The requests of an action, those included that follow it.
+fn cost(bench: &Bench, mount: &Mount<'_>, action: impl FnOnce()) -> Counts {
+    bench.counting(|| {
+        action();
+        mount.settle();
+    })
+}
+
+#[track_caller]
+fn assert_all(counts: &Counts, wanted: &[(&str, u64)]) {
+    assert_eq!(counts.all(), wanted);
+}
+
+#[test]
+fn a_new_file_is_one_put() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("d/there", b"x");
+    let mount = quiet(&bench, &["--part-size", "1MiB"]);
+    mount.sh("ls d");
+    let small = noise(1, 5 * KIB);
+    let full = noise(2, MIB);
+    for (name, content) in [("d/small", &small), ("d/full", &full), ("top", &small), ("d/empty", &Vec::new())] {
+        let source = bench.file("source", content);
+        let counts = cost(&bench, &mount, || assert!(fs::copy(&source, mount.path(name)).is_ok()));
+        assert_all(&counts, &[("PutObject", 1)]);
+        assert_eq!(counts.of("PutObject").bytes_in, content.len() as u64, "{name}");
+        assert_same(&bench.server.get(name).unwrap(), content, name);
+    }
+}
+
+#[test]
+fn a_copy_with_its_attributes_is_one_put() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = quiet(&bench, &[]);
+    mount.sh("ls");
+    bench.file("source", b"x\n");
+    let counts = cost(&bench, &mount, || {
+        mount.sh("chmod 600 ../source; touch -d '2001-02-03 04:05:06 UTC' ../source; cp -p ../source copy");
+    });
+    assert_all(&counts, &[("PutObject", 1)]);
+    assert_eq!(mount.sh("TZ=UTC stat -c '%a %y' copy"), "600 2001-02-03 04:05:06.000000000 +0000\n");
+}
+
+#[test]
+fn what_a_listing_tells_is_not_asked() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("d/f", b"content");
+    let mount = quiet(&bench, &["--attr-ttl", "1h", "--list-ttl", "1h"]);
+    mount.sh("ls d");
+    let counts = cost(&bench, &mount, || drop(mount.sh("test ! -e d/absent; test ! -e absent; test ! -e d/absent2")));
+    assert_all(&counts, &[]);
+    let counts = cost(&bench, &mount, || assert_eq!(mount.sh("stat -c %s d/f"), "7\n"));
+    assert_all(&counts, &[("HeadObject", 1)]);
+    let counts = cost(&bench, &mount, || drop(mount.sh("stat d/f; stat d/f; ls -l d")));
+    assert_all(&counts, &[]);
+    mount.umount();
+    let mount = quiet(&bench, &["--metadata", "plain"]);
+    mount.sh("ls d");
+    let counts = cost(&bench, &mount, || assert_eq!(mount.sh("stat -c %s d/f"), "7\n"));
+    assert_all(&counts, &[]);
+}
+
+#[test]
+fn a_file_of_a_mebibyte_is_read_with_one_get() {
+    let Some(bench) = Bench::new() else { return };
+    let content = noise(3, MIB);
+    bench.server.put("f", &content);
+    let mount = quiet(&bench, &[]);
+    mount.sh("stat f");
+    // Opening looks at the object unless that was done within the last second.
+    let counts = cost(&bench, &mount, || assert_same(&mount.read("f"), &content, "f"));
+    assert_all(&counts, &[("GetObject", 1)]);
+    assert_eq!(counts.of("GetObject").bytes_out, content.len() as u64);
+}
+
+#[test]
+fn reading_again_moves_no_data() {
+    let Some(bench) = Bench::new() else { return };
+    let content = noise(4, 512 * KIB);
+    bench.server.put("f", &content);
+    let mount = quiet(&bench, &[]);
+    assert_same(&mount.read("f"), &content, "f");
+    // A look within the last second spares the request; sooner or later one is made, and answered 304.
+    wait_until("an open asks", || {
+        let counts = cost(&bench, &mount, || assert_same(&mount.read("f"), &content, "f"));
+        assert!(counts.moved() == 0 && counts.total() <= 1, "{counts:?}");
+        counts.number("GetObject") == 1
+    });
+    let last = bench.server.log().pop().unwrap();
+    assert_eq!((last["operation"].as_str(), last["status"].as_u64()), (Some("GetObject"), Some(304)));
+}
+
+#[test]
+fn a_large_file_is_sent_once() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = quiet(&bench, &["--part-size", "1MiB"]);
+    mount.sh("ls");
+    let content = noise(5, 16 * MIB + 5);
+    let source = bench.file("source", &content);
+    let counts = cost(&bench, &mount, || assert!(fs::copy(&source, mount.path("f")).is_ok()));
+    assert_all(&counts, &[("CompleteMultipartUpload", 1), ("InitiateMultipartUpload", 1), ("UploadPart", 17)]);
+    assert_eq!(counts.of("UploadPart").bytes_in, content.len() as u64, "each byte once");
+    assert_same(&bench.server.get("f").unwrap(), &content, "f");
+}
+
+#[test]
+fn a_large_file_is_read_once() {
+    let Some(bench) = Bench::new() else { return };
+    let content = noise(6, 32 * MIB);
+    bench.server.put("f", &content);
+    let mount = quiet(&bench, &[]);
+    let counts = cost(&bench, &mount, || assert_same(&mount.read("f"), &content, "f"));
+    assert_eq!(counts.of("GetObject").bytes_out, content.len() as u64, "each byte once");
+    assert!(counts.number("GetObject") <= 10, "{:?}", counts.all());
+}
+
+/// Parts of 1 MiB of a file of 64 MiB stand for parts of 8 MiB of a larger one: bytes are bounded in parts.
+#[test]
+fn a_small_change_of_a_large_object_moves_little() {
+    let Some(bench) = Bench::new() else { return };
+    let mut content = noise(7, 64 * MIB);
+    bench.server.put("f", &content);
+    let mount = quiet(&bench, &["--part-size", "1MiB"]);
+    mount.sh("stat f");
+
+    let counts = cost(&bench, &mount, || drop(mount.sh("head -c 1024 /dev/zero >> f")));
+    content.resize(content.len() + KIB, 0);
+    assert_same(&bench.server.get("f").unwrap(), &content, "appended");
+    assert!(counts.total() <= 10 && counts.moved() < 2 * MIB as u64, "{:?}, {} bytes", counts.all(), counts.moved());
+
+    let counts = cost(&bench, &mount, || {
+        let file = fs::File::options().write(true).open(mount.path("f")).unwrap();
+        file.write_all_at(b"!", 30 * MIB as u64 + 12_345).unwrap();
+    });
+    content[30 * MIB + 12_345] = b'!';
+    assert_same(&bench.server.get("f").unwrap(), &content, "changed in the middle");
+    assert!(counts.total() <= 16 && counts.moved() < 3 * MIB as u64, "{:?}, {} bytes", counts.all(), counts.moved());
+
+    let counts = cost(&bench, &mount, || drop(mount.sh("truncate -s -1000 f")));
+    content.truncate(content.len() - 1000);
+    assert_same(&bench.server.get("f").unwrap(), &content, "truncated");
+    assert!(counts.total() <= 16 && counts.moved() < 3 * MIB as u64, "{:?}, {} bytes", counts.all(), counts.moved());
+    assert_same(&mount.read("f"), &content, "through the mount");
+}
+
+#[test]
+fn a_rename_is_a_copy_and_a_delete() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("a", &noise(8, 300 * KIB));
+    let mount = quiet(&bench, &[]);
+    mount.sh("stat a");
+    let counts = cost(&bench, &mount, || fs::rename(mount.path("a"), mount.path("b")).unwrap());
+    assert_eq!((counts.number("CopyObject"), counts.number("DeleteObject")), (1, 1), "{:?}", counts.all());
+    assert!(counts.number("HeadObject") <= 1 && counts.total() <= 3, "{:?}", counts.all());
+    assert_eq!(counts.moved() - counts.of("CopyObject").bytes_out, 0, "no data crosses the wire");
+    assert_eq!(bench.server.keys(), ["b"]);
+    assert_same(&mount.read("b"), &noise(8, 300 * KIB), "b");
+}
