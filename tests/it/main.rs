@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "helpers of tests are tests")]
 
-mod children;
 mod close;
 mod conformance;
 mod counts;
