@@ -1,7 +1,7 @@
 //! A FUSE file system that makes an Alibaba Cloud OSS bucket a folder.
 //!
 //! ```text
-//!  cli ──► mount ──► worker ──► fuse ──► vfs ──► write, read ──► upload ──► spill, journal, oss ──► base
+//!  cli ──► mount ──► worker ──► fuse ──► vfs ──► write, read ──► upload, intent ──► spill, journal, oss ──► base
 //! ```
 //!
 //! A module uses what stands to its right, never what stands to its left; `tests/it/tidy.rs` holds the table.
@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod devserver;
 pub mod fuse;
+pub mod intent;
 pub mod journal;
 pub mod logging;
 pub mod oss;

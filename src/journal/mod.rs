@@ -1,4 +1,5 @@
-//! The journal of the work: which uploads were begun, and which parts of them are done.
+//! The journal of the work: which uploads were begun and which parts of them are done, and how far moves of
+//! directories have come.
 //!
 //! The only module that names sled. Losing its last records costs a repeated part or a ListParts, never a byte:
 //! what was promised lies in the session files (`spill`). So a journal that does not open is set aside, not
@@ -14,7 +15,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-pub use record::{PartRecord, UploadRecord};
+pub use record::{CopyRecord, PartRecord, UploadRecord};
 
 use crate::base::{PartNumber, SessionId};
 use record::Versioned;
@@ -40,6 +41,8 @@ enum Change {
     Upload(SessionId, UploadRecord),
     Part(SessionId, PartNumber, PartRecord),
     Forget(SessionId),
+    Copied(SessionId, Box<str>, CopyRecord),
+    ForgetIntent(SessionId),
 }
 
 #[derive(Debug)]
@@ -63,6 +66,7 @@ struct Trees {
     db: sled::Db,
     sessions: sled::Tree,
     parts: sled::Tree,
+    intents: sled::Tree,
 }
 
 /// Ends the writer when the last [`Journal`] is gone, with everything that was queued on disk.
@@ -114,6 +118,28 @@ impl Journal {
         self.send(Change::Forget(session), None)
     }
 
+    /// Records a copy that an intent has made, by the key without the intent's prefix; it is committed with the next
+    /// group.
+    pub fn copied(&self, intent: SessionId, relative: &str, record: CopyRecord) -> Result<(), JournalError> {
+        self.send(Change::Copied(intent, relative.into(), record), None)
+    }
+
+    /// The copy that an intent has made of a key, as far as the journal knows.
+    pub fn copy_of(&self, intent: SessionId, relative: &str) -> Option<CopyRecord> {
+        match self.trees.intents.get(copy_key(intent, relative)) {
+            Ok(record) => CopyRecord::decode(&record?),
+            Err(error) => {
+                log::warn!("journal: {error}; a copy may be made again");
+                None
+            }
+        }
+    }
+
+    /// Forgets all that an intent has done.
+    pub fn forget_intent(&self, intent: SessionId) -> Result<(), JournalError> {
+        self.send(Change::ForgetIntent(intent), None)
+    }
+
     fn send(&self, change: Change, done: Option<oneshot::Sender<()>>) -> Result<(), JournalError> {
         self.queue.send(Entry { change, done }).map_err(|_| JournalError::Stopped)
     }
@@ -152,7 +178,8 @@ impl Trees {
     fn open(path: &Path) -> Result<Self, JournalError> {
         let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
         let (sessions, parts) = (db.open_tree("sessions")?, db.open_tree("parts")?);
-        Ok(Self { db, sessions, parts })
+        let intents = db.open_tree("intents")?;
+        Ok(Self { db, sessions, parts, intents })
     }
 
     fn commit_all(&self, entries: &Receiver<Entry>) {
@@ -179,21 +206,31 @@ impl Trees {
                 Change::Part(session, number, record) => {
                     self.parts.insert(part_key(*session, *number), record.encode())?;
                 }
-                Change::Forget(session) => self.remove(*session)?,
+                Change::Forget(session) => {
+                    clear(&self.parts, *session)?;
+                    self.sessions.remove(session.to_bytes())?;
+                }
+                Change::Copied(intent, relative, record) => {
+                    self.intents.insert(copy_key(*intent, relative), record.encode())?;
+                }
+                Change::ForgetIntent(intent) => clear(&self.intents, *intent)?,
             }
         }
         self.db.flush()?;
         Ok(())
     }
+}
 
-    fn remove(&self, session: SessionId) -> Result<(), JournalError> {
-        let keys = self.parts.scan_prefix(session.to_bytes()).keys().collect::<Result<Vec<_>, _>>()?;
-        for key in keys {
-            self.parts.remove(key)?;
-        }
-        self.sessions.remove(session.to_bytes())?;
-        Ok(())
+/// Takes away all records under an id.
+fn clear(tree: &sled::Tree, id: SessionId) -> Result<(), JournalError> {
+    for key in tree.scan_prefix(id.to_bytes()).keys() {
+        tree.remove(key?)?;
     }
+    Ok(())
+}
+
+fn copy_key(intent: SessionId, relative: &str) -> Vec<u8> {
+    [&intent.to_bytes(), relative.as_bytes()].concat()
 }
 
 fn part_key(session: SessionId, number: PartNumber) -> [u8; 14] {
@@ -225,7 +262,7 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
 /// folder and a panic ends the process.
 pub fn probe(path: &Path) -> Result<(), JournalError> {
     let trees = Trees::open(path)?;
-    for tree in [&trees.sessions, &trees.parts] {
+    for tree in [&trees.sessions, &trees.parts, &trees.intents] {
         for item in tree.iter() {
             item?;
         }
@@ -274,6 +311,24 @@ mod tests {
         assert_eq!(parts.iter().map(|(n, p)| (n.get(), p.generation)).collect::<Vec<_>>(), [(1, 1), (2, 2), (3, 3)]);
         assert_eq!(journal.upload_of(b).unwrap(), None);
         assert_eq!(journal.sessions().unwrap(), [a]);
+    }
+
+    #[tokio::test]
+    async fn copies_are_known_until_the_intent_is_forgotten() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("journal");
+        let (a, b) = (SessionId::generate(1), SessionId::generate(2));
+        let copy = |etag: &str| CopyRecord { before: ETag::new("old"), after: ETag::new(etag), at: None };
+        let (journal, writer) = Journal::open(&path).unwrap();
+        journal.copied(a, "x/y", copy("1")).unwrap();
+        journal.copied(b, "x/y", copy("2")).unwrap();
+        journal.forget_intent(a).unwrap();
+        drop(journal);
+        writer.join();
+        let (journal, _writer) = Journal::open(&path).unwrap();
+        assert_eq!(journal.copy_of(a, "x/y"), None);
+        assert_eq!(journal.copy_of(b, "x/y"), Some(copy("2")));
+        assert_eq!(journal.copy_of(b, "x"), None);
     }
 
     #[test]

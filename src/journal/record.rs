@@ -1,5 +1,7 @@
 //! What the journal's trees hold: one version byte, then bincode 2 in its standard configuration.
 
+use std::time::SystemTime;
+
 use bincode::config::standard;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,17 @@ pub struct PartRecord {
     pub etag: ETag,
 }
 
+/// A copy that the move of a directory has made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyRecord {
+    /// The object that was copied.
+    pub before: ETag,
+    /// The copy.
+    pub after: ETag,
+    /// When the copy was made, on the service's clock.
+    pub at: Option<SystemTime>,
+}
+
 /// A record with its version in front.
 pub(super) trait Versioned: Serialize + DeserializeOwned {
     const VERSION: u8;
@@ -57,6 +70,10 @@ impl Versioned for UploadRecord {
 }
 
 impl Versioned for PartRecord {
+    const VERSION: u8 = 1;
+}
+
+impl Versioned for CopyRecord {
     const VERSION: u8 = 1;
 }
 

@@ -140,7 +140,7 @@ async fn replay_one(
     let damage = restored.damage()?;
     let whole = restored.is_whole();
     let (remote, found) =
-        if damage.is_some() { (Remote::NotAsked, None) } else { look(engine, &key, restored).await? };
+        if damage.is_some() { (Remote::NotAsked, None) } else { look(engine, &key, file, restored).await? };
     if file.is_changed() {
         return left_to_its_writer(file);
     }
@@ -207,9 +207,11 @@ async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored
 async fn look(
     engine: &WriteEngine,
     key: &ObjectKey,
+    file: &DirtyFile,
     restored: &Restored,
 ) -> Result<(Remote, Option<ObjectMeta>), WriteError> {
-    let began_from = restored.record.base.as_ref().map(|base| &base.etag).or(restored.record.replaces.as_ref());
+    // The file knows better than its session file as it was read: a directory above may have been moved since.
+    let began_from = file.base().map(|base| base.etag).or_else(|| file.replaces());
     let meta = match engine.upload().client().head_object(key).await {
         Ok(meta) => Some(meta),
         Err(error) if error.kind == ErrorKind::NoSuchKey => None,
@@ -220,7 +222,7 @@ async fn look(
         Some(meta) if meta.size == restored.size() && meta.crc64.is_some() && meta.crc64 == restored.final_sum()? => {
             Remote::Published
         }
-        Some(meta) if began_from == Some(&meta.etag) => Remote::AsBefore,
+        Some(meta) if began_from.as_ref() == Some(&meta.etag) => Remote::AsBefore,
         Some(_) => Remote::Changed,
         None if restored.record.base.is_some() => Remote::Changed,
         // What was to be replaced is gone: the name is free.

@@ -39,13 +39,17 @@ impl Layout {
     pub fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
     }
+    /// Operations of several steps that were begun.
+    pub fn intents(&self) -> PathBuf {
+        self.root.join("intents")
+    }
     fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
 
     /// Makes the folders, 0700.
     fn create(&self) -> Result<(), SpillError> {
-        for path in [self.root.clone(), self.spill(), self.trash(), self.quarantine()] {
+        for path in [self.root.clone(), self.spill(), self.trash(), self.quarantine(), self.intents()] {
             DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(SpillError::io(&path))?;
         }
         // Their names must survive power loss before any promise lies in them.

@@ -7,11 +7,13 @@
 
 mod body;
 mod folder;
+mod frame;
 mod record;
 mod session;
 
 pub use body::SpillBody;
 pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, read_only_scan};
+pub(crate) use frame::Frame;
 pub use record::{Base, HeaderRecord, Phase, PieceNote, RecordError, SessionRecord, Times};
 pub use session::{Filling, SessionDir};
 

@@ -1,20 +1,19 @@
 //! The session file: what a session is, byte by byte.
 //!
-//! `OSFS`, one version byte, three zero bytes, the length of the payload (u32 LE), the payload (bincode 2,
-//! standard configuration), and the CRC-64 of everything before it (u64 LE). A file that is torn, of a newer
-//! version, or damaged is told apart by [`RecordError`]; nothing here panics on what it reads.
+//! A [`Frame`] of the kind `OSFS`. A file that is torn, of a newer version, or damaged is told apart by
+//! [`RecordError`]; nothing here panics on what it reads.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{ETag, ObjectKey, SessionId, crc64};
+use super::frame::Frame;
+use crate::base::{ETag, ObjectKey, SessionId};
 
-const MAGIC: &[u8; 4] = b"OSFS";
 /// The version written; older ones are read, newer ones refused.
 pub(super) const VERSION: u8 = 1;
-const HEAD: usize = 12;
+const FRAME: Frame = Frame { magic: b"OSFS", version: VERSION };
 
 /// The object that a session edits; absent where the file is written anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,43 +124,30 @@ pub enum RecordError {
 impl SessionRecord {
     /// The bytes of the file.
     pub fn encode(&self) -> Vec<u8> {
-        let payload = bincode::serde::encode_to_vec(self, bincode::config::standard())
-            .expect("plain values without maps of unknown length always encode");
-        let mut out = Vec::with_capacity(HEAD + payload.len() + 8);
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&[VERSION, 0, 0, 0]);
-        out.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
-        out.extend_from_slice(&payload);
-        let sum = crc64::checksum(&out);
-        out.extend_from_slice(&sum.to_le_bytes());
-        out
+        FRAME.seal(self)
     }
 
     /// Reads what [`Self::encode`] wrote.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        if bytes.len() < HEAD + 8 || &bytes[..4] != MAGIC {
-            return Err(RecordError::Damaged);
-        }
-        if bytes[4] > VERSION {
-            return Err(RecordError::Newer(bytes[4]));
-        }
-        let (body, sum) = bytes.split_at(bytes.len() - 8);
-        let len = u32::from_le_bytes(body[8..12].try_into().map_err(|_| RecordError::Damaged)?);
-        let sum = u64::from_le_bytes(sum.try_into().map_err(|_| RecordError::Damaged)?);
-        if body.len() - HEAD != len as usize || crc64::checksum(body) != sum {
-            return Err(RecordError::Damaged);
-        }
-        let config = bincode::config::standard().with_limit::<{ 1 << 28 }>();
-        let (record, _): (Self, usize) =
-            bincode::serde::decode_from_slice(&body[HEAD..], config).map_err(|_| RecordError::Damaged)?;
+        let record: Self = FRAME.open(bytes)?;
         if record.piece_size == 0 { Err(RecordError::Damaged) } else { Ok(record) }
     }
 
+    /// The object that was `before` is `after` now, and at `key`: by the program's own doing.
+    pub fn follow(&mut self, before: &ETag, key: &ObjectKey, after: &ETag) {
+        if let Some(base) = self.base.as_mut().filter(|base| base.etag == *before) {
+            (base.key, base.etag) = (key.clone(), after.clone());
+        }
+        if self.replaces.as_ref() == Some(before) {
+            self.replaces = Some(after.clone());
+        }
+    }
+
     /// A session at its very beginning.
-    pub fn new(id: SessionId, key: ObjectKey, piece_size: u64, base: Option<Base>) -> Self {
+    pub fn new(id: SessionId, key: impl Into<Option<ObjectKey>>, piece_size: u64, base: Option<Base>) -> Self {
         Self {
             id,
-            key: Some(key),
+            key: key.into(),
             piece_size,
             base_valid: base.as_ref().map_or(0, |base| base.size),
             base,

@@ -1,8 +1,10 @@
 //! What can go wrong in a file system call, in words; the numbers are the business of `fuse::errno`.
 
 use crate::base::KeyError;
+use crate::intent::MoveError;
 use crate::oss;
 use crate::read::ReadError;
+use crate::spill::SpillError;
 use crate::write::WriteError;
 
 /// Why a call failed.
@@ -32,9 +34,12 @@ pub enum FsError {
     NoSpace,
     #[error("invalid argument")]
     Invalid,
-    /// A rename that this file system leaves to copying and deleting.
-    #[error("cannot be renamed in place")]
-    CrossDevice,
+    /// The move of a directory that it touches is not finished.
+    #[error("a directory is still being moved")]
+    Busy,
+    /// The file has got another name meanwhile, by our own doing: look again.
+    #[error("renamed meanwhile")]
+    Moved,
     #[error("bad handle")]
     BadHandle,
     #[error(transparent)]
@@ -45,4 +50,19 @@ pub enum FsError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Oss(#[from] oss::Error),
+}
+
+impl From<MoveError> for FsError {
+    fn from(error: MoveError) -> Self {
+        match error {
+            MoveError::Key { error, .. } => error.into(),
+            MoveError::Oss(error) => error.into(),
+        }
+    }
+}
+
+impl From<SpillError> for FsError {
+    fn from(error: SpillError) -> Self {
+        WriteError::from(error).into()
+    }
 }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::attr::Kind;
 use super::error::FsError;
+use super::keep::Kept;
 use super::opener::Process;
 use crate::read::{Cursor, Reader};
 use crate::write::DirtyFile;
@@ -32,6 +33,8 @@ pub(super) struct OpenState {
     pub reader: Option<Arc<Reader>>,
     /// Its name is gone: what is written to it goes nowhere.
     pub unlinked: bool,
+    /// What the object was, for those who have the file open without its name.
+    pub kept: Option<Kept>,
 }
 
 impl OpenFile {

@@ -76,14 +76,20 @@ impl Vfs {
         }
         let tree = self.tree.lock();
         let node = tree.node(file.ino).ok_or(FsError::Stale)?;
-        let (_, name) = node.place.as_ref().ok_or(FsError::Stale)?;
-        let key = self.file_key(&tree.path(file.ino).ok_or(FsError::Stale)?)?;
         let mut state = file.state.lock();
         if let Some(dirty) = &state.dirty {
             return Ok(dirty.clone());
         }
         let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
+        let name = node.place.as_ref().map_or("", |(_, name)| name);
         let headers = self.options.attr.edit_headers(held, name, &node.attr);
+        if state.unlinked {
+            let dirty = self.anonymous_session(headers, state.kept.as_ref())?;
+            self.own_session(file, &dirty);
+            state.dirty = Some(dirty.clone());
+            return Ok(dirty);
+        }
+        let key = self.file_key(&tree.path(file.ino).ok_or(FsError::Stale)?)?;
         let times = self.options.attr.times();
         let dirty = match &node.version {
             Some(version) => {
@@ -120,12 +126,15 @@ impl Vfs {
                 other => return other,
             }
         }
+        if let Some(kept) = self.read_kept(&handle, range) {
+            return kept;
+        }
         let reader = self.reader(&handle.file)?;
         Ok(reader.read(&handle.cursor, range).await?)
     }
 
     /// The reader of a clean file; made if it is the first one.
-    fn reader(&self, file: &OpenFile) -> Result<Arc<Reader>, FsError> {
+    pub(super) fn reader(&self, file: &OpenFile) -> Result<Arc<Reader>, FsError> {
         if let Some(reader) = file.state.lock().reader.clone() {
             return Ok(reader);
         }
@@ -164,8 +173,7 @@ impl Vfs {
         if let Some(reader) = state.reader.as_ref().filter(|reader| reader.etag() == base.etag) {
             return Ok(reader.clone());
         }
-        let meta = meta_of(base.etag, base.size, base.crc64, std::time::UNIX_EPOCH);
-        let reader = self.read.reader(base.key, &meta);
+        let reader = self.reader_of(&base);
         state.reader = Some(reader.clone());
         Ok(reader)
     }
@@ -276,9 +284,13 @@ impl Vfs {
     /// The last descriptor of an open is gone. What is not published yet is published in the background.
     pub async fn release(&self, fh: u64) -> Result<(), FsError> {
         let handle = self.handles.remove_file(fh)?;
-        let (dirty, unlinked) = {
-            let state = handle.file.state.lock();
-            (state.dirty.clone().filter(|_| state.writers == 0 && handle.writable), state.unlinked)
+        let (dirty, unlinked, kept) = {
+            let mut state = handle.file.state.lock();
+            let (unlinked, last) = (state.unlinked, state.handles == 0);
+            // Without a name it lives as long as anybody has it open, be it for reading.
+            let ends = if unlinked { last } else { state.writers == 0 && handle.writable };
+            let kept = if last { state.kept.take() } else { None };
+            (state.dirty.clone().filter(|_| ends), unlinked, kept)
         };
         if let Some(dirty) = dirty {
             if unlinked {
@@ -291,14 +303,17 @@ impl Vfs {
                 dirty.publish_in_background();
             }
         }
-        let mut tree = self.tree.lock();
         {
-            let mut state = handle.file.state.lock();
-            if state.handles == 0 && state.dirty.is_none() {
-                state.reader = None;
+            let mut tree = self.tree.lock();
+            {
+                let mut state = handle.file.state.lock();
+                if state.handles == 0 && state.dirty.is_none() {
+                    state.reader = None;
+                }
             }
+            self.close_if_idle(&mut tree, handle.ino);
         }
-        self.close_if_idle(&mut tree, handle.ino);
+        self.drop_kept(kept).await;
         Ok(())
     }
 }
@@ -315,7 +330,7 @@ pub(super) fn meta_of(etag: ETag, size: u64, crc64: Option<u64>, last_modified: 
     }
 }
 
-fn read_or_zeros(file: &std::fs::File, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+pub(super) fn read_or_zeros(file: &std::fs::File, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
     let mut done = 0;
     while done < buffer.len() {
         match file.read_at(&mut buffer[done..], offset + done as u64) {
@@ -328,6 +343,6 @@ fn read_or_zeros(file: &std::fs::File, offset: u64, buffer: &mut [u8]) -> std::i
     Ok(())
 }
 
-fn spill_error(error: std::io::Error) -> FsError {
+pub(super) fn spill_error(error: std::io::Error) -> FsError {
     WriteError::Spill { message: error.to_string(), errno: error.raw_os_error() }.into()
 }

@@ -90,13 +90,20 @@ impl Vfs {
         if let Some(known) = self.lookup_now(parent, name) {
             return known;
         }
-        let path = self.child_path(parent, name)?;
-        if let Ok(key) = self.file_key(&path)
-            && let Some(dirty) = self.write.session_for(&key)
-        {
-            return Ok(self.adopt(parent, name, &dirty));
-        }
-        match self.find(parent, name, &path).await? {
+        let found = loop {
+            let path = self.child_path(parent, name)?;
+            if let Ok(key) = self.file_key(&path)
+                && let Some(dirty) = self.write.session_for(&key)
+            {
+                return Ok(self.adopt(parent, name, &dirty));
+            }
+            let found = self.find(parent, name, &path).await?;
+            // A directory above that was moved meanwhile takes its names along.
+            if self.child_path(parent, name)? == path {
+                break found;
+            }
+        };
+        match found {
             Some(found) => Ok(self.enter(parent, name, found, true)),
             None => {
                 self.vanished(parent, name);
@@ -295,8 +302,14 @@ impl Vfs {
         if let Some(known) = self.getattr_now(ino) {
             return known;
         }
-        let (parent, name, path) = self.place(ino)?;
-        match self.find(parent, &name, &path).await? {
+        let (parent, name, found) = loop {
+            let (parent, name, path) = self.place(ino)?;
+            let found = self.find(parent, &name, &path).await?;
+            if self.place(ino)?.2 == path {
+                break (parent, name, found);
+            }
+        };
+        match found {
             Some(found) => {
                 let entry = self.enter(parent, &name, found, false);
                 if entry.attr.ino == ino { Ok(entry) } else { Err(FsError::Stale) }

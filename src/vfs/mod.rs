@@ -7,6 +7,7 @@ mod attr;
 mod error;
 mod handles;
 mod io;
+mod keep;
 mod link;
 mod lookup;
 mod mutate;
@@ -23,7 +24,7 @@ mod xattr;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -45,9 +46,10 @@ pub use crate::write::Seek;
 
 use crate::base::time::now;
 use crate::base::{ObjectKey, Prefix, SessionId};
+use crate::intent::IntentStore;
 use crate::oss::Client;
 use crate::read::ReadEngine;
-use crate::write::WriteEngine;
+use crate::write::{Area, Change, Fence, WriteEngine};
 use handles::Handles;
 use tree::Tree;
 
@@ -86,6 +88,11 @@ pub struct Vfs {
     runtime: Runtime,
     tree: Mutex<Tree>,
     handles: Handles,
+    intents: IntentStore,
+    /// Moves of directories that go on in the background.
+    unfinished: Mutex<rename::Unfinished>,
+    /// For what goes on in the background.
+    me: Weak<Self>,
     /// Which inode a write session belongs to.
     sessions: Mutex<HashMap<SessionId, u64>>,
     usage: statfs::UsageCache,
@@ -98,9 +105,18 @@ pub struct Vfs {
 }
 
 impl Vfs {
-    pub fn new(options: VfsOptions, read: ReadEngine, write: WriteEngine, runtime: Runtime) -> Arc<Self> {
+    pub fn new(
+        options: VfsOptions,
+        read: ReadEngine,
+        write: WriteEngine,
+        intents: IntentStore,
+        runtime: Runtime,
+    ) -> Arc<Self> {
         let root = options.attr.default_attr(ROOT, Kind::Dir, now());
-        let vfs = Arc::new(Self {
+        let vfs = Arc::new_cyclic(|me| Self {
+            intents,
+            unfinished: Mutex::default(),
+            me: me.clone(),
             client: write.upload().client().clone(),
             options,
             read,
@@ -167,6 +183,33 @@ impl Vfs {
 
     fn child_path(&self, parent: u64, name: &str) -> Result<String, FsError> {
         self.tree.lock().child_path(parent, name).ok_or(FsError::Stale)
+    }
+
+    /// The path of a name, which keeps it as long as the guard lives: no directory above is moved meanwhile.
+    async fn hold_place(&self, parent: u64, name: &str) -> Result<(String, Change), FsError> {
+        loop {
+            let path = self.child_path(parent, name)?;
+            let key = self.options.prefix.dir_key(&path);
+            let change = self.write.fences().change(&[key.trim_end_matches('/')]).await;
+            if self.child_path(parent, name)? == path {
+                return Ok((path, change));
+            }
+        }
+    }
+
+    /// The path of a name, with nothing else going on at it.
+    async fn fence_place(&self, parent: u64, name: &str) -> Result<(String, Fence), FsError> {
+        loop {
+            let path = self.child_path(parent, name)?;
+            let fence = self.write.fences().fence(&[self.key_area(&path)]).await;
+            if self.child_path(parent, name)? == path {
+                return Ok((path, fence));
+            }
+        }
+    }
+
+    fn key_area(&self, path: &str) -> Area {
+        Area::Key(self.options.prefix.dir_key(path).trim_end_matches('/').to_owned())
     }
 
     fn attr_deadline(&self) -> Instant {

@@ -1,21 +1,18 @@
 //! Making and removing names: mkdir, rmdir, unlink.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::attr::{Attr, DIR_SIZE, Kind, Version};
 use super::error::FsError;
-use super::handles::OpenFile;
 use super::tree::{Listed, Listing};
 use super::{Entry, Vfs};
 use crate::base::key::check_name;
 use crate::base::time::now;
 use crate::oss::{Body, ListRequest};
 use crate::upload::headers_of;
-use crate::write::WriteError;
 
 impl Vfs {
     /// Makes a directory: its marker object stands when this returns.
@@ -30,7 +27,7 @@ impl Vfs {
             Err(FsError::NotFound) => {}
             Err(error) => return Err(error),
         }
-        let path = self.child_path(parent, name)?;
+        let (path, _change) = self.hold_place(parent, name).await?;
         let at = now();
         let new = self.new_attr(mode, owner);
         let mode = if self.options.attr.posix { new.mode } else { self.options.attr.dir_mode };
@@ -68,7 +65,7 @@ impl Vfs {
         if kind != Kind::Dir {
             return Err(FsError::NotDirectory);
         }
-        let path = self.child_path(parent, name)?;
+        let (path, _fence) = self.fence_place(parent, name).await?;
         self.check_empty(ino, &path).await?;
         self.client.delete_object(&self.marker_key(&path)?).await?;
         self.delete_folder_object(&path).await?;
@@ -107,11 +104,16 @@ impl Vfs {
         if kind == Kind::Dir {
             return Err(FsError::IsDirectory);
         }
-        let path = self.child_path(parent, name)?;
-        let sent = self.drop_unsent(ino).await?;
-        if sent {
-            self.client.delete_object(&self.file_key(&path)?).await?;
+        let (path, _fence) = self.fence_place(parent, name).await?;
+        let key = self.file_key(&path)?;
+        let parting = self.part(ino, &key).await?;
+        if parting.is_sent()
+            && let Err(error) = self.client.delete_object(&key).await
+        {
+            self.rejoin(parting).await;
+            return Err(error.into());
         }
+        self.parted(parting).await?;
         let mut tree = self.tree.lock();
         tree.detach(parent, name);
         tree.changed(parent, name, None);
@@ -134,37 +136,5 @@ impl Vfs {
             node.lookups = node.lookups.saturating_sub(1);
         }
         Ok((entry.attr.ino, entry.attr.kind))
-    }
-
-    /// Takes away what a file has that was not sent. Whether the bucket may hold an object under its name.
-    pub(super) async fn drop_unsent(&self, ino: u64) -> Result<bool, FsError> {
-        let (open, mut sent) = {
-            let tree = self.tree.lock();
-            let node = tree.node(ino).ok_or(FsError::Stale)?;
-            (node.open.clone(), node.version.is_some())
-        };
-        let Some(open) = open else { return Ok(true) };
-        let Some(dirty) = open.dirty() else { return Ok(true) };
-        let in_use = open.state.lock().handles > 0;
-        let ended = if in_use {
-            match dirty.unlink().await {
-                Ok(()) => Ok(None),
-                Err(WriteError::Retired) => Ok(dirty.published()),
-                Err(error) => Err(error),
-            }
-        } else {
-            dirty.discard().await
-        };
-        sent |= ended?.is_some();
-        if in_use {
-            self.unlinked(&open)
-        } else {
-            self.unsettle(dirty.id())
-        }
-        Ok(sent)
-    }
-
-    fn unlinked(&self, open: &Arc<OpenFile>) {
-        open.state.lock().unlinked = true;
     }
 }

@@ -8,6 +8,7 @@ use super::handles::{Handle, OpenFile};
 use super::opener::Process;
 use super::tree::Listed;
 use super::{Entry, Vfs};
+use crate::base::ObjectKey;
 use crate::base::key::check_name;
 use crate::base::time::now;
 use crate::oss::ErrorKind;
@@ -126,15 +127,22 @@ impl Vfs {
 
     /// Begins a session that replaces whatever stands at the file's name.
     pub(super) fn begin_anew(&self, ino: u64, file: &Arc<OpenFile>) -> Result<(), FsError> {
-        let (_, name, path) = self.place(ino)?;
-        let key = self.file_key(&path)?;
         let mut tree = self.tree.lock();
-        let node = tree.node_mut(ino).ok_or(FsError::Stale)?;
-        node.attr.mode = unprivileged(node.attr.mode);
+        if let Some(node) = tree.node_mut(ino) {
+            node.attr.mode = unprivileged(node.attr.mode);
+        }
+        let node = tree.node(ino).ok_or(FsError::Stale)?;
         let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
-        let headers = self.options.attr.edit_headers(held, &name, &node.attr);
-        let replaces = node.version.as_ref().map(|version| version.etag.clone());
-        let dirty = DirtyFile::create(&self.write, key, replaces, headers, self.options.attr.times());
+        let name = node.place.as_ref().map_or("", |(_, name)| name);
+        let headers = self.options.attr.edit_headers(held, name, &node.attr);
+        let times = self.options.attr.times();
+        let dirty = if file.state.lock().unlinked {
+            DirtyFile::anonymous(&self.write, None, headers, times)
+        } else {
+            let key = self.file_key(&tree.path(ino).ok_or(FsError::Stale)?)?;
+            let replaces = node.version.as_ref().map(|version| version.etag.clone());
+            DirtyFile::create(&self.write, key, replaces, headers, times)
+        };
         self.own_session(file, &dirty);
         let mut state = file.state.lock();
         (state.dirty, state.reader) = (Some(dirty), None);
@@ -153,8 +161,9 @@ impl Vfs {
             return Ok(());
         }
         let (_, _, path) = self.place(ino)?;
-        match self.client.head_object(&self.file_key(&path)?).await {
-            Ok(meta) => self.seen(ino, Version::of(&meta)),
+        let key = self.file_key(&path)?;
+        match self.client.head_object(&key).await {
+            Ok(meta) => self.seen(ino, &key, Version::of(&meta)),
             // Deleted meanwhile: there is nothing to keep.
             Err(error) if error.kind == ErrorKind::NoSuchKey => Ok(()),
             Err(error) => Err(error.into()),
@@ -163,40 +172,50 @@ impl Vfs {
 
     /// Looks at the object behind an inode: for a reader by getting its first bytes, else by HEAD.
     async fn look(&self, ino: u64, how: OpenHow) -> Result<Option<Arc<Reader>>, FsError> {
-        let (_, _, path) = self.place(ino)?;
-        let key = self.file_key(&path)?;
+        let key = self.file_key(&self.place(ino)?.2)?;
+        match self.look_at(ino, &key, how).await {
+            // Our own rename has overtaken it.
+            Err(FsError::Moved) => Box::pin(self.look(ino, how)).await,
+            other => other,
+        }
+    }
+
+    async fn look_at(&self, ino: u64, key: &ObjectKey, how: OpenHow) -> Result<Option<Arc<Reader>>, FsError> {
         let (held, empty) = {
             let tree = self.tree.lock();
             let node = tree.node(ino).ok_or(FsError::Stale)?;
             (node.cached.clone(), node.version.as_ref().is_some_and(|version| version.size == 0))
         };
         if !how.read || empty {
-            let meta = self.client.head_object(&key).await.map_err(|error| self.gone(ino, error))?;
-            self.seen(ino, Version::of(&meta))?;
+            let meta = self.client.head_object(key).await.map_err(|error| self.gone(ino, key, error))?;
+            self.seen(ino, key, Version::of(&meta))?;
             return Ok(None);
         }
-        match self.read.open(&key, held.as_ref()).await {
+        match self.read.open(key, held.as_ref()).await {
             Ok(Opened::Unchanged) => {
                 self.seen_unchanged(ino);
                 Ok(None)
             }
             Ok(Opened::Current { meta, reader }) => {
-                self.seen(ino, Version::of(&meta))?;
+                self.seen(ino, key, Version::of(&meta))?;
                 Ok(Some(reader))
             }
             Err(error) if error.kind == ErrorKind::InvalidRange => {
-                let meta = self.client.head_object(&key).await.map_err(|error| self.gone(ino, error))?;
-                self.seen(ino, Version::of(&meta))?;
+                let meta = self.client.head_object(key).await.map_err(|error| self.gone(ino, key, error))?;
+                self.seen(ino, key, Version::of(&meta))?;
                 Ok(None)
             }
-            Err(error) => Err(self.gone(ino, error)),
+            Err(error) => Err(self.gone(ino, key, error)),
         }
     }
 
     /// An object that is gone takes its name along.
-    fn gone(&self, ino: u64, error: crate::oss::Error) -> FsError {
+    fn gone(&self, ino: u64, key: &ObjectKey, error: crate::oss::Error) -> FsError {
         if error.kind != ErrorKind::NoSuchKey {
             return error.into();
+        }
+        if !self.is_at(ino, key) {
+            return FsError::Moved;
         }
         let mut tree = self.tree.lock();
         if let Some((parent, name)) = tree.node(ino).and_then(|node| node.place.clone()) {
@@ -204,6 +223,11 @@ impl Vfs {
             tree.detach(parent, &name);
         }
         FsError::NotFound
+    }
+
+    /// Whether an inode has this key, or none any more.
+    fn is_at(&self, ino: u64, key: &ObjectKey) -> bool {
+        self.place(ino).map_or(true, |(_, _, path)| self.file_key(&path).is_ok_and(|own| own == *key))
     }
 
     fn seen_unchanged(&self, ino: u64) {
@@ -215,7 +239,10 @@ impl Vfs {
     }
 
     /// The object behind an inode was looked at. Another version than the one known gets an inode of its own.
-    fn seen(&self, ino: u64, version: Version) -> Result<(), FsError> {
+    fn seen(&self, ino: u64, key: &ObjectKey, version: Version) -> Result<(), FsError> {
+        if !self.is_at(ino, key) {
+            return Err(FsError::Moved);
+        }
         let deadline = self.attr_deadline();
         let mut tree = self.tree.lock();
         let node = tree.node_mut(ino).ok_or(FsError::Stale)?;
@@ -249,12 +276,13 @@ impl Vfs {
     ) -> Result<(Entry, OpenedFile), FsError> {
         self.check_writable()?;
         check_name(name)?;
-        let key = self.file_key(&self.child_path(parent, name)?)?;
-        if key.has_dot_segment() {
-            return Err(FsError::Invalid);
-        }
-        let attr = {
+        let (attr, file) = {
+            // One lock over all of it: a directory above that is moved finds the new file, or is found moved.
             let mut tree = self.tree.lock();
+            let key = self.file_key(&tree.child_path(parent, name).ok_or(FsError::Stale)?)?;
+            if key.has_dot_segment() {
+                return Err(FsError::Invalid);
+            }
             if tree.child(parent, name).is_some_and(|ino| self.is_there(&tree, ino)) {
                 return Err(FsError::Exists);
             }
@@ -271,14 +299,17 @@ impl Vfs {
             };
             tree.insert(parent, name, attr, None);
             tree.changed(parent, name, Some(Listed { kind: Kind::File, ino: attr.ino, version: None }));
-            attr
+            tree.add_lookup(attr.ino);
+            let file = OpenFile::new(attr.ino);
+            let headers = self.options.attr.new_file_headers(name, &attr);
+            let dirty = DirtyFile::create(&self.write, key, None, headers, self.options.attr.times());
+            self.own_session(&file, &dirty);
+            file.state.lock().dirty = Some(dirty);
+            if let Some(node) = tree.node_mut(attr.ino) {
+                node.open = Some(file.clone());
+            }
+            (attr, file)
         };
-        let file = self.open_file(attr.ino)?;
-        let headers = self.options.attr.new_file_headers(name, &attr);
-        let dirty = DirtyFile::create(&self.write, key, None, headers, self.options.attr.times());
-        self.own_session(&file, &dirty);
-        file.state.lock().dirty = Some(dirty);
-        self.tree.lock().add_lookup(attr.ino);
         let fh = self.add_handle(file, how, None);
         Ok((Entry { attr, ttl: self.options.attr_ttl }, OpenedFile { fh, keep_cache: true }))
     }

@@ -192,7 +192,8 @@ impl Vfs {
         new: &Attr,
         edit: &(dyn Fn(&mut UserMeta) + Send + Sync),
     ) -> Result<(), FsError> {
-        let (_, _, path) = self.place(ino)?;
+        let (parent, name, _) = self.place(ino)?;
+        let (path, _change) = self.hold_place(parent, &name).await?;
         let key = self.file_key(&path)?;
         let link = self.tree.lock().node(ino).and_then(|node| node.link.clone());
         if let Some(Link::Key(target)) = link {
@@ -268,7 +269,8 @@ impl Vfs {
         new: &Attr,
         edit: &(dyn Fn(&mut UserMeta) + Send + Sync),
     ) -> Result<(), FsError> {
-        let (_, _, path) = self.place(ino)?;
+        let (parent, name, _) = self.place(ino)?;
+        let (path, _change) = self.hold_place(parent, &name).await?;
         let key = self.marker_key(&path)?;
         let held = self.tree.lock().node(ino).and_then(|node| node.version.clone()).and_then(|version| version.headers);
         let mut headers: PutHeaders = match held {

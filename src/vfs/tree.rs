@@ -134,6 +134,11 @@ impl Tree {
         self.dir(parent)?.children.get(name).copied()
     }
 
+    /// The inode at a path, if it and all directories above are in the table.
+    pub(super) fn walk(&self, path: &str) -> Option<u64> {
+        path.split('/').filter(|name| !name.is_empty()).try_fold(ROOT, |dir, name| self.child(dir, name))
+    }
+
     /// The path from the root, without slashes at its ends; `None` for what is unlinked.
     pub(super) fn path(&self, ino: u64) -> Option<String> {
         let mut names = Vec::new();

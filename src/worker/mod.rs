@@ -21,6 +21,7 @@ use crate::config::{Access, ContentType, FsyncMode, MetadataMode, MountConfig, O
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
 use crate::fuse::{self, Adapter, KernelMount, MountPlan};
+use crate::intent::{IntentRecord, IntentStore};
 use crate::oss::Client;
 use crate::read::{ReadEngine, ReadOptions};
 use crate::replay::{self, Mode, Replay};
@@ -65,13 +66,13 @@ pub fn run(config: MountConfig, ready: Ready) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|error| refusal::io("the network threads", &error))?;
-    let (worker, replay) = assemble(&config, &folder, &runtime)?;
+    let (worker, replay, left) = assemble(&config, &folder, &runtime)?;
     let mount = make_mount(&config)?;
     let worker = Arc::new(worker);
     if let Some(id) = mount_id(&config.mountpoint) {
         worker.vfs.set_mount_id(id);
     }
-    let outcome = serve(&worker, &mount, &runtime, replay, ready);
+    let outcome = serve(&worker, &mount, &runtime, (replay, left), ready);
     // Whatever is still running belongs to nobody: replies that are dropped must not be, so nothing is unwound.
     match outcome {
         Ok(()) => exit(0),
@@ -86,7 +87,11 @@ fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-fn assemble(config: &MountConfig, folder: &LockedFolder, runtime: &Runtime) -> Result<(Worker, Replay), Error> {
+fn assemble(
+    config: &MountConfig,
+    folder: &LockedFolder,
+    runtime: &Runtime,
+) -> Result<(Worker, Replay, Vec<IntentRecord>), Error> {
     let _inside = runtime.enter();
     let client = Client::new((&config.connection).into()).map_err(|error| refusal::service(config, &error))?;
     let (journal, _writer) = journal::open(&folder.layout().journal())?;
@@ -97,14 +102,15 @@ fn assemble(config: &MountConfig, folder: &LockedFolder, runtime: &Runtime) -> R
     let mut reading = ReadOptions::new(budget);
     reading.workers = config.reading.download_workers;
     let read = ReadEngine::new(client.clone(), reading, runtime.handle().clone());
-    let vfs = Vfs::new(vfs_options(config), read, write.clone(), runtime.handle().clone());
+    let (intents, left) = IntentStore::open(folder.layout()).map_err(|error| refusal::replay(config, &error.into()))?;
+    let vfs = Vfs::new(vfs_options(config), read, write.clone(), intents, runtime.handle().clone());
     let probe = runtime.block_on(tokio::time::timeout(config.mount_timeout, vfs.probe()));
     probe.map_err(|_| refusal::silent(config))?.map_err(|error| refusal::service(config, &error))?;
     let replay =
         Replay::prepare(&write, mode_of(config.writing.recover)).map_err(|error| refusal::replay(config, &error))?;
     let drain = Drain::new(write, replay.sessions());
     let worker = Worker { config: config.clone(), client, vfs, drain, started_at: crate::base::time::now() };
-    Ok((worker, replay))
+    Ok((worker, replay, left))
 }
 
 fn mode_of(mode: RecoverMode) -> Mode {
@@ -158,7 +164,13 @@ fn make_mount(config: &MountConfig) -> Result<KernelMount, Error> {
 }
 
 /// Serves the kernel and the control socket until the mount is gone and nothing is pending.
-fn serve(worker: &Arc<Worker>, mount: &KernelMount, runtime: &Runtime, replay: Replay, ready: Ready) -> io::Result<()> {
+fn serve(
+    worker: &Arc<Worker>,
+    mount: &KernelMount,
+    runtime: &Runtime,
+    (replay, left): (Replay, Vec<IntentRecord>),
+    ready: Ready,
+) -> io::Result<()> {
     let control = {
         let _inside = runtime.enter();
         Server::bind(&worker.config.socket)?
@@ -167,6 +179,10 @@ fn serve(worker: &Arc<Worker>, mount: &KernelMount, runtime: &Runtime, replay: R
     let control = runtime.spawn(control.serve(move |request, progress| answer(handler.clone(), request, progress)));
     runtime.spawn(unmount_on_signal(worker.clone()));
     let pending = replay.pending();
+    if !worker.config.files.read_only {
+        // Before any session is published: it may lie in a directory that was being moved.
+        worker.vfs.take_up(left);
+    }
     runtime.spawn(replay.run());
     worker.vfs.refresh_usage();
     let posix = worker.config.files.metadata == MetadataMode::Posix;

@@ -7,8 +7,18 @@ use std::time::SystemTime;
 use super::file::{DirtyFile, Step};
 use super::{Published, WriteError};
 use crate::base::time::now;
-use crate::base::{ByteRange, ObjectKey};
-use crate::spill::{Base, HeaderRecord, Phase, SessionDir, SpillError, Times};
+use crate::base::{ByteRange, ETag, ObjectKey};
+use crate::spill::{HeaderRecord, Phase, SessionDir, SpillError, Times};
+
+/// An object that this program itself has copied elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rekeyed {
+    /// The version that was copied.
+    pub before: ETag,
+    /// Where the copy is, and its version.
+    pub key: ObjectKey,
+    pub after: ETag,
+}
 
 impl DirtyFile {
     /// Sets the size. Spill files past it go; past the old end the file reads as zeros.
@@ -187,25 +197,26 @@ impl DirtyFile {
     }
 
     /// Gives the file another name. An upload that was begun belongs to the old one and is given up; its parts go
-    /// again from the spill files. `base` is the edited object under its new name, where it was moved.
+    /// again from the spill files. `object` is what stood at the old name, where it was copied to the new one.
     ///
     /// # Errors
     /// `Retired` where it was published meanwhile: then the object must be renamed.
-    pub async fn rename(&self, key: ObjectKey, base: Option<Base>) -> Result<(), WriteError> {
+    pub async fn rename(&self, key: ObjectKey, object: Option<Rekeyed>) -> Result<(), WriteError> {
         let _one = self.publishing.lock().await;
-        self.detach(Some(key), base)
+        self.detach(Some(key), object)
     }
 
-    /// Takes the file's name away: it lives on, locally, until it is discarded.
+    /// Takes the file's name away: it lives on, locally, until it is discarded. `kept` is a copy of the object that
+    /// it edits, where its bytes are still wanted.
     ///
     /// # Errors
     /// `Retired` where it was published meanwhile: then the object must be deleted.
-    pub async fn unlink(&self) -> Result<(), WriteError> {
+    pub async fn unlink(&self, kept: Option<Rekeyed>) -> Result<(), WriteError> {
         let _one = self.publishing.lock().await;
-        self.detach(None, None)
+        self.detach(None, kept)
     }
 
-    pub(super) fn detach(&self, key: Option<ObjectKey>, base: Option<Base>) -> Result<(), WriteError> {
+    pub(super) fn detach(&self, key: Option<ObjectKey>, object: Option<Rekeyed>) -> Result<(), WriteError> {
         let _structure = self.structure.lock();
         let transfer;
         {
@@ -215,8 +226,8 @@ impl DirtyFile {
             }
             transfer = state.let_go();
             state.record.key = key;
-            if base.is_some() {
-                state.record.base = base;
+            if let Some(object) = object {
+                state.record.follow(&object.before, &object.key, &object.after);
             }
         }
         if transfer.is_some()
@@ -225,7 +236,16 @@ impl DirtyFile {
             log::warn!("{error}");
         }
         self.give_up(transfer);
-        self.rewrite_record()
+        self.changed.notify_waiters();
+        // Where the bytes were promised to survive power loss, so is the name.
+        let (dir, record) = {
+            let state = self.state.lock();
+            (state.dir.clone(), state.record.clone())
+        };
+        match dir {
+            Some(dir) => Ok(dir.write_record(&record, record.phase.is_promised())?),
+            None => Ok(()),
+        }
     }
 
     /// Ends the session without publishing it; its bytes are gone. `Some` where it had been published already.

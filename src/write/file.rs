@@ -78,7 +78,7 @@ impl DirtyFile {
         times: Times,
     ) -> Arc<Self> {
         let plan = Plan::new(engine.0.part_size, 0);
-        let file = Self::begin(engine, key, plan, None, headers, times);
+        let file = Self::begin(engine, Some(key), plan, None, headers, times);
         file.state.lock().record.replaces = replaces;
         file
     }
@@ -86,14 +86,20 @@ impl DirtyFile {
     /// Begins a session that edits an object; `base` was seen in the bucket just now.
     pub fn edit(engine: &WriteEngine, key: ObjectKey, base: Base, headers: HeaderRecord, times: Times) -> Arc<Self> {
         let plan = Plan::new(engine.0.part_size, base.size);
-        let file = Self::begin(engine, key, plan, Some(base), headers, times);
+        let file = Self::begin(engine, Some(key), plan, Some(base), headers, times);
         file.state.lock().base_seen = Some(Instant::now());
         file
     }
 
+    /// Begins a session of a file that has lost its name: it is never published. `base` is kept for it.
+    pub fn anonymous(engine: &WriteEngine, base: Option<Base>, headers: HeaderRecord, times: Times) -> Arc<Self> {
+        let plan = Plan::new(engine.0.part_size, base.as_ref().map_or(0, |base| base.size));
+        Self::begin(engine, None, plan, base, headers, times)
+    }
+
     fn begin(
         engine: &WriteEngine,
-        key: ObjectKey,
+        key: Option<ObjectKey>,
         plan: Plan,
         base: Option<Base>,
         headers: HeaderRecord,
@@ -153,6 +159,16 @@ impl DirtyFile {
     /// The object that the session has become, once it is retired.
     pub fn published(&self) -> Option<super::Published> {
         self.state.lock().retired.clone()
+    }
+
+    /// The object that a file begun anew replaces.
+    pub fn replaces(&self) -> Option<ETag> {
+        self.state.lock().record.replaces.clone()
+    }
+
+    /// Whether bytes of the object being edited are still part of the file.
+    pub fn uses_base(&self) -> bool {
+        self.state.lock().uses_base()
     }
 
     /// The object being edited.

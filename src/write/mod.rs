@@ -8,6 +8,7 @@
 //! is short, and never held over a disk or network call. Order: `structure` before `state`.
 
 mod change;
+mod fence;
 mod fetch;
 mod file;
 mod publish;
@@ -22,6 +23,8 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+pub use change::Rekeyed;
+pub use fence::{Area, Change, Fence, Fences};
 pub use file::{DirtyFile, Segment, Step};
 pub use publish::{CONFLICT, Published};
 pub use restore::Restored;
@@ -68,6 +71,7 @@ struct Engine {
     runtime: Handle,
     live: Mutex<BTreeMap<SessionId, Arc<DirtyFile>>>,
     observer: OnceLock<Observer>,
+    fences: Arc<Fences>,
 }
 
 /// Told of every publication, once the session is retired. No lock of this layer is held then.
@@ -84,7 +88,8 @@ impl std::fmt::Debug for Observer {
 impl WriteEngine {
     /// `part_size` is that of the mount, in bytes; `runtime` runs what is sent in the background.
     pub fn new(upload: UploadEngine, spill: SpillStore, part_size: u64, runtime: Handle) -> Self {
-        Self(Arc::new(Engine { upload, spill, part_size, runtime, live: Mutex::default(), observer: OnceLock::new() }))
+        let (live, observer, fences) = Default::default();
+        Self(Arc::new(Engine { upload, spill, part_size, runtime, live, observer, fences }))
     }
 
     /// Sets who is told of publications; the first one stays.
@@ -108,6 +113,11 @@ impl WriteEngine {
     /// The session that is to be published at `key`, if there is one: the newest.
     pub fn session_for(&self, key: &ObjectKey) -> Option<Arc<DirtyFile>> {
         self.0.live.lock().values().rev().find(|file| file.is_for(key)).cloned()
+    }
+
+    /// Who changes what in the bucket: publications keep to it, and so must all who change names.
+    pub fn fences(&self) -> &Arc<Fences> {
+        &self.0.fences
     }
 
     pub fn spill(&self) -> &SpillStore {

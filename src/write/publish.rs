@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::future::join_all;
 
 use super::WriteError;
+use super::fence::Change;
 use super::fetch::stale_if_changed;
 use super::file::DirtyFile;
 use super::state::{Job, State};
@@ -68,7 +69,7 @@ impl DirtyFile {
     }
 
     async fn publish_to_the_end(self: &Arc<Self>) -> Result<Published, WriteError> {
-        let _one = self.publishing.lock().await;
+        let _entered = self.enter_publication().await;
         {
             let state = self.state.lock();
             if let Some(published) = &state.retired {
@@ -84,6 +85,21 @@ impl DirtyFile {
             Err(error) => self.note_failure(error),
         }
         result
+    }
+
+    /// Waits for its turn, and until nobody moves the tree that the file is in.
+    async fn enter_publication(&self) -> (tokio::sync::MutexGuard<'_, ()>, Option<Change>) {
+        loop {
+            let one = self.publishing.lock().await;
+            let Some(key) = self.key() else { return (one, None) };
+            let fences = self.engine.fences();
+            if let Some(change) = fences.try_change(&[key.as_str()]) {
+                return (one, Some(change));
+            }
+            // The move gives the file its new name: it must find nobody at it.
+            drop(one);
+            drop(fences.change(&[key.as_str()]).await);
+        }
     }
 
     async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
@@ -353,9 +369,16 @@ impl DirtyFile {
             Err(error) if error.kind == ErrorKind::NoSuchUpload => return Err(self.lost_upload(&transfer, error)),
             other => other.map_err(stale_if_changed)?,
         };
-        let mut state = self.state.lock();
-        if state.owns(&transfer) {
-            state.copies.insert(job.number, (job.range, outcome));
+        let owned = {
+            let mut state = self.state.lock();
+            let owned = state.owns(&transfer);
+            if owned {
+                state.copies.insert(job.number, (job.range, outcome));
+            }
+            owned
+        };
+        if !owned {
+            transfer.abort().await;
         }
         Ok(())
     }
@@ -367,17 +390,18 @@ impl DirtyFile {
         let sent = transfer.send_part(number, generation, body).await;
         let result = {
             let mut state = self.state.lock();
-            let owned = state.owns(&transfer);
-            match (owned, sent) {
-                (false, _) => Ok(()),
-                (true, sent) => {
-                    let part = state.parts.entry(number).or_default();
-                    part.sending = None;
-                    sent.map(|outcome| part.sent = Some((generation, outcome)))
-                }
-            }
+            state.owns(&transfer).then(|| {
+                let part = state.parts.entry(number).or_default();
+                part.sending = None;
+                sent.map(|outcome| part.sent = Some((generation, outcome)))
+            })
         };
         self.changed.notify_waiters();
+        let Some(result) = result else {
+            // Given up meanwhile. This part may have begun the upload, or landed, after that was aborted.
+            transfer.abort().await;
+            return Ok(());
+        };
         match result {
             Err(error) if error.kind == ErrorKind::NoSuchUpload => Err(self.lost_upload(&transfer, error)),
             other => Ok(other?),

@@ -11,6 +11,7 @@ mod metadata;
 mod model;
 mod names;
 mod refusals;
+mod rename;
 mod tidy;
 mod tools;
 mod umount;

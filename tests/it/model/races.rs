@@ -189,7 +189,7 @@ fn discarding_a_file_gives_its_upload_up() {
     process.write(&file, 0, &piece(1)).unwrap();
     process.write(&file, PIECE, &piece(2)).unwrap();
     service.wait_at_gate("begin", 1);
-    process.run(file.unlink()).unwrap();
+    process.run(file.unlink(None)).unwrap();
     process.write(&file, 5, b"still there").unwrap();
     let mut content = [piece(1), piece(2)].concat();
     write_into(&mut content, 5, b"still there");

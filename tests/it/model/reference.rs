@@ -9,7 +9,7 @@ use ossfuse::base::{ETag, crc64};
 use ossfuse::oss::CopyOptions;
 use ossfuse::replay::{Mode, list_offline};
 use ossfuse::spill::{HeaderRecord, Times};
-use ossfuse::write::{CONFLICT, DirtyFile, WriteError};
+use ossfuse::write::{CONFLICT, DirtyFile, Rekeyed, WriteError};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -253,6 +253,7 @@ impl World {
         let Some(live) = &slot.live else { return };
         let process = self.process.as_ref().unwrap();
         let old = std::mem::replace(&mut slot.key, new.clone());
+        let before = live.file.base().map(|base| base.etag);
         let base = live.file.base().map(|base| {
             let options = CopyOptions { if_match: Some(base.etag.clone()), ..CopyOptions::default() };
             process.run(process.client.copy_object(&base.key, &key(&new), &options)).map(|_| ())
@@ -263,7 +264,9 @@ impl World {
             return;
         }
         let base = base.map(|_| base_of(&key(&new), &self.service.look(&key(&new)).unwrap()));
-        process.run(live.file.rename(key(&new), base.clone())).unwrap();
+        let moved = base.as_ref().zip(before);
+        let moved = moved.map(|(base, before)| Rekeyed { before, key: base.key.clone(), after: base.etag.clone() });
+        process.run(live.file.rename(key(&new), moved)).unwrap();
         self.service.delete(&key(&old));
         slot.foreign = false;
         let object = self.bucket.remove(&old);
@@ -275,7 +278,7 @@ impl World {
     fn discard(&mut self, at: usize) {
         let Some(live) = self.slots[at].live.take() else { return };
         let process = self.process();
-        process.run(live.file.unlink()).unwrap();
+        process.run(live.file.unlink(None)).unwrap();
         process.run(live.file.discard()).unwrap();
     }
 

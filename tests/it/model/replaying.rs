@@ -229,7 +229,7 @@ fn an_unlinked_session_is_gone_with_its_upload_after_a_kill() {
     process.write(&file, PIECE, &piece(2)).unwrap();
     wait_until("a part", || service.requests("UploadPart", "gone").len() == 1);
     service.faults(&json!([{"operation": "AbortMultipartUpload", "times": 1, "action": {"hold": "abort"}}]));
-    process.run(file.unlink()).unwrap();
+    process.run(file.unlink(None)).unwrap();
     assert_eq!(file.status().phase, Phase::Open);
     let process = process.crash(&service, true);
     service.calm();

@@ -1,0 +1,257 @@
+//! Files that lose their name while they are open: what those who read on still need is kept for them.
+//!
+//! A small object is fetched into a local file without a name, a larger one copied on the server to a hidden key,
+//! under an intent, so that the copy goes even if this process does not live to delete it. Both end with the last
+//! handle.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Vfs;
+use super::error::FsError;
+use super::handles::{Handle, OpenFile};
+use super::io::{meta_of, read_or_zeros, spill_error};
+use crate::base::limits::{MIB, PRIVATE_DIR};
+use crate::base::time::{micros, now};
+use crate::base::{ByteRange, ETag, ObjectKey, SessionId};
+use crate::intent::{Work, copy_any};
+use crate::oss::{CopyOptions, ErrorKind};
+use crate::read::{ReadError, Reader};
+use crate::spill::Base;
+use crate::write::{DirtyFile, Rekeyed, WriteError};
+
+/// An object up to this size is fetched rather than copied.
+const LOCAL_MAX: u64 = MIB;
+
+/// What an object was when it lost its name.
+#[derive(Debug, Clone)]
+pub(super) enum Kept {
+    Local { file: Arc<File>, len: u64 },
+    Hidden { intent: SessionId, before: ETag, base: Base },
+}
+
+/// A file that is about to lose its name.
+#[derive(Debug)]
+pub(super) struct Parting {
+    key: ObjectKey,
+    open: Option<Arc<OpenFile>>,
+    dirty: Option<Arc<DirtyFile>>,
+    in_use: bool,
+    /// The bucket may hold an object under its name.
+    sent: bool,
+}
+
+impl Parting {
+    pub(super) fn is_sent(&self) -> bool {
+        self.sent
+    }
+}
+
+impl Vfs {
+    /// Prepares a file for the loss of its name `key`, which the caller has fenced in: what its handles still need
+    /// is kept, what it has that was not sent goes nowhere from now on. [`Self::parted`] or [`Self::rejoin`] must
+    /// follow.
+    pub(super) async fn part(&self, ino: u64, key: &ObjectKey) -> Result<Parting, FsError> {
+        let (open, version) = {
+            let tree = self.tree.lock();
+            let node = tree.node(ino).ok_or(FsError::Stale)?;
+            (node.open.clone(), node.version.clone())
+        };
+        let (dirty, in_use) = match &open {
+            Some(open) => {
+                let state = open.state.lock();
+                (state.dirty.clone(), state.handles > 0)
+            }
+            None => (None, false),
+        };
+        let known = dirty.as_ref().is_some_and(|dirty| dirty.base().is_some() || dirty.replaces().is_some());
+        let sent = dirty.is_none() || version.is_some() || known;
+        let mut parting = Parting { key: key.clone(), open: open.filter(|_| in_use), dirty, in_use, sent };
+        let Some(open) = parting.open.clone() else { return Ok(parting) };
+        match &parting.dirty {
+            Some(dirty) => {
+                let kept = match dirty.base().filter(|_| dirty.uses_base()) {
+                    Some(base) => self.keep_hidden(&base).await?,
+                    None => None,
+                };
+                let ended = dirty.unlink(kept.as_ref().and_then(rekeyed)).await;
+                if let Err(error) = ended {
+                    self.drop_kept(kept).await;
+                    if !matches!(error, WriteError::Retired) {
+                        return Err(error.into());
+                    }
+                    // It was published before the fence stood: it is a clean file.
+                    self.pass_retired(dirty);
+                    parting.dirty = None;
+                    parting.sent = true;
+                    return Box::pin(self.part(ino, key)).await;
+                }
+                self.attach(&open, kept);
+            }
+            None => {
+                let Some(version) = version else { return Ok(parting) };
+                let kept = if version.size <= LOCAL_MAX {
+                    self.fetch_kept(&open).await?
+                } else {
+                    let base = Base { key: key.clone(), etag: version.etag, size: version.size, crc64: version.crc64 };
+                    self.keep_hidden(&base).await?
+                };
+                self.attach(&open, kept);
+            }
+        }
+        open.state.lock().unlinked = true;
+        Ok(parting)
+    }
+
+    /// The name is gone, or another file's.
+    pub(super) async fn parted(&self, parting: Parting) -> Result<(), FsError> {
+        if let Some(dirty) = parting.dirty.filter(|_| !parting.in_use) {
+            if dirty.discard().await?.is_some() {
+                // It was published before the fence stood; the name is gone all the same.
+                self.pass_retired(&dirty);
+            } else {
+                self.unsettle(dirty.id());
+            }
+        }
+        Ok(())
+    }
+
+    /// The name stays: what is written to the file is published there again.
+    pub(super) async fn rejoin(&self, parting: Parting) {
+        let Some(open) = parting.open else { return };
+        let back = {
+            let mut state = open.state.lock();
+            state.unlinked = false;
+            match &state.kept {
+                Some(Kept::Hidden { before, base, .. }) => Some((before.clone(), base.etag.clone())),
+                _ => None,
+            }
+        };
+        let Some(dirty) = parting.dirty else { return };
+        let object = back.map(|(before, hidden)| Rekeyed { before: hidden, key: parting.key.clone(), after: before });
+        if let Err(error) = dirty.rename(parting.key, object).await {
+            log::error!("{}: {error}", dirty.name());
+        }
+    }
+
+    /// Copies an object to a hidden key. `None` where another client has taken it away: nobody can read it then.
+    async fn keep_hidden(&self, base: &Base) -> Result<Option<Kept>, FsError> {
+        let name = SessionId::generate(micros(now()));
+        let hidden = ObjectKey::parse(&format!("{}{PRIVATE_DIR}{name}", self.options.prefix.as_str()))?;
+        let intent = self.intents.begin(Work::Hidden { key: hidden.clone() }, true)?.id;
+        let options = CopyOptions { if_match: Some(base.etag.clone()), ..CopyOptions::default() };
+        match copy_any(&self.client, &base.key, &hidden, &options).await {
+            Ok(receipt) => {
+                let copy = Base { key: hidden, etag: receipt.etag, ..base.clone() };
+                Ok(Some(Kept::Hidden { intent, before: base.etag.clone(), base: copy }))
+            }
+            Err(error) if matches!(error.kind, ErrorKind::PreconditionFailed | ErrorKind::NoSuchKey) => {
+                log::warn!("{}: another client changed it; those who have it open cannot read on", base.key);
+                self.intents.finish(intent);
+                Ok(None)
+            }
+            // It may stand all the same; the next mount deletes it.
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn fetch_kept(&self, open: &OpenFile) -> Result<Option<Kept>, FsError> {
+        let reader = self.reader(open)?;
+        let len = reader.size();
+        let bytes = match reader.fetch_exact(ByteRange::new(0, len)).await {
+            Err(ReadError::Stale) => {
+                log::warn!("another client changed a file; those who have it open cannot read on");
+                return Ok(None);
+            }
+            other => other?,
+        };
+        let file = nameless(&self.write.spill().layout().trash()).map_err(spill_error)?;
+        file.write_all_at(&bytes, 0).map_err(spill_error)?;
+        Ok(Some(Kept::Local { file: Arc::new(file), len }))
+    }
+
+    /// Has the handles read what was kept, from now on.
+    fn attach(&self, open: &OpenFile, kept: Option<Kept>) {
+        let mut state = open.state.lock();
+        if let Some(Kept::Hidden { before, base, .. }) = &kept {
+            match state.reader.as_ref().filter(|reader| reader.etag() == *before) {
+                Some(reader) => reader.rekey(base.key.clone(), base.etag.clone()),
+                None => state.reader = Some(self.reader_of(base)),
+            }
+        }
+        if kept.is_some() {
+            state.kept = kept;
+        }
+    }
+
+    pub(super) fn reader_of(&self, base: &Base) -> Arc<Reader> {
+        let meta = meta_of(base.etag.clone(), base.size, base.crc64, std::time::UNIX_EPOCH);
+        self.read.reader(base.key.clone(), &meta)
+    }
+
+    /// Takes away what was kept: nobody has the file open any more.
+    pub(super) async fn drop_kept(&self, kept: Option<Kept>) {
+        let Some(Kept::Hidden { intent, base, .. }) = kept else { return };
+        match self.client.delete_object(&base.key).await {
+            Ok(()) => self.intents.finish(intent),
+            Err(error) => log::warn!("{error}; the next mount deletes it"),
+        }
+    }
+
+    /// Reads what was kept in a local file.
+    pub(super) fn read_kept(&self, handle: &Handle, range: ByteRange) -> Option<Result<bytes::Bytes, FsError>> {
+        let Some(Kept::Local { file, len }) = handle.file.state.lock().kept.clone() else { return None };
+        let range = range.intersect(&ByteRange::new(0, len));
+        let mut buffer = vec![0; range.len() as usize];
+        let read = read_or_zeros(&file, range.start, &mut buffer);
+        Some(read.map(|()| buffer.into()).map_err(spill_error))
+    }
+
+    /// The session of a file without a name that is about to be changed.
+    pub(super) fn anonymous_session(
+        &self,
+        headers: crate::spill::HeaderRecord,
+        kept: Option<&Kept>,
+    ) -> Result<Arc<DirtyFile>, FsError> {
+        let times = self.options.attr.times();
+        let Some(kept) = kept else { return Err(FsError::Stale) };
+        match kept {
+            Kept::Hidden { base, .. } => Ok(DirtyFile::anonymous(&self.write, Some(base.clone()), headers, times)),
+            Kept::Local { file, len } => {
+                let dirty = DirtyFile::anonymous(&self.write, None, headers, times);
+                let mut bytes = vec![0; *len as usize];
+                read_or_zeros(file, 0, &mut bytes).map_err(spill_error)?;
+                dirty.write(0, &bytes)?;
+                Ok(dirty)
+            }
+        }
+    }
+}
+
+/// What a session must know of the copy that was kept of the object that it edits.
+fn rekeyed(kept: &Kept) -> Option<Rekeyed> {
+    match kept {
+        Kept::Hidden { before, base, .. } => {
+            Some(Rekeyed { before: before.clone(), key: base.key.clone(), after: base.etag.clone() })
+        }
+        Kept::Local { .. } => None,
+    }
+}
+
+/// A file without a name in a folder, gone with its descriptor.
+fn nameless(folder: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).mode(0o600);
+    match options.custom_flags(libc::O_TMPFILE).open(folder) {
+        Ok(file) => Ok(file),
+        // Not every file system has these; a file that is removed at once does as well.
+        Err(_) => {
+            let path = folder.join(SessionId::generate(micros(now())).to_string());
+            let file = options.custom_flags(0).create_new(true).open(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        }
+    }
+}
