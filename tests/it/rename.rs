@@ -344,8 +344,8 @@ fn read_on(part: impl Fn(&Mount<'_>, &str)) {
     bench.server.put("empty", b"");
     let mount = bench.mount(&[]);
     let mut files = ["small", "large", "untouched", "empty"].map(|name| File::open(mount.path(name)).unwrap());
-    files[0].read_exact(&mut vec![0; 10]).unwrap();
-    files[1].read_exact(&mut vec![0; 10]).unwrap();
+    files[0].read_exact(&mut [0; 10]).unwrap();
+    files[1].read_exact(&mut [0; 10]).unwrap();
     for name in ["small", "large", "untouched", "empty"] {
         part(&mount, name);
     }
@@ -511,7 +511,7 @@ fn open_files_are_read_on_when_renamed() {
     bench.server.put("f", &content);
     let mount = bench.mount(&[]);
     let mut reader = File::options().read(true).custom_flags(libc::O_NOATIME).open(mount.path("f")).unwrap();
-    reader.read_exact(&mut vec![0; 10]).unwrap();
+    reader.read_exact(&mut [0; 10]).unwrap();
     let counts = bench.counting(|| fs::rename(mount.path("f"), mount.path("g")).unwrap());
     assert_eq!((counts.number("CopyObject"), counts.number("DeleteObject")), (1, 1));
     assert!(counts.number("HeadObject") <= 1 && counts.total() <= 4, "{counts:?}");

@@ -19,14 +19,18 @@ const EDGES: &[(&str, &[&str])] = &[
     ("control", &["base"]),
     ("logging", &["base", "config"]),
     ("upload", &["base", "oss", "spill", "journal"]),
+    ("intent", &["base", "oss", "spill", "journal"]),
     ("read", &["base", "oss"]),
     ("write", &["base", "oss", "spill", "journal", "upload"]),
     ("replay", &["base", "oss", "spill", "upload", "write"]),
-    ("vfs", &["base", "oss", "spill", "upload", "read", "write"]),
+    ("vfs", &["base", "oss", "spill", "upload", "intent", "read", "write"]),
     ("fuse", &["base", "vfs"]),
     (
         "worker",
-        &["base", "config", "control", "fuse", "journal", "oss", "read", "replay", "spill", "upload", "vfs", "write"],
+        &[
+            "base", "config", "control", "fuse", "intent", "journal", "oss", "read", "replay", "spill", "upload",
+            "vfs", "write",
+        ],
     ),
     ("cli", &["base", "config", "control", "devserver", "logging", "replay", "worker"]),
 ];
@@ -36,6 +40,8 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("src/fuse/errno.rs", "oss", "the one table from failures to numbers names the kinds of all layers"),
     ("src/fuse/errno.rs", "read", "the same"),
     ("src/fuse/errno.rs", "write", "the same"),
+    ("src/vfs/rename/mod.rs", "journal", "says what a move has copied, so that open files go along"),
+    ("src/vfs/rename/relocate.rs", "journal", "the same"),
     ("src/replay/list.rs", "control", "fills in the shape that `recover list --json` prints, live mount or not"),
     ("src/control/server.rs", "config", "makes the socket's folder as private as the state folder"),
 ];
