@@ -78,6 +78,11 @@ def reset(bucket):
     bucket.json("stats/reset", {})
 
 
+def connections(bucket):
+    """Connections of clients that stand open."""
+    print(bucket.json("stats")["connections"])
+
+
 def bandwidth(bucket, bytes_per_second):
     bucket.json("bandwidth", {"bytes_per_second": int(bytes_per_second) or None})
 
@@ -124,6 +129,7 @@ COMMANDS = {
     "ready": ready,
     "counted": counted,
     "reset": reset,
+    "connections": connections,
     "bandwidth": bandwidth,
     "parts": parts,
     "size": size,

@@ -149,6 +149,7 @@ impl Server {
 }
 
 async fn connect(shared: Arc<Shared>, stream: TcpStream) {
+    let _counted = shared.stats.connected();
     if let Err(error) = stream.set_nodelay(true) {
         log::debug!("cannot set TCP_NODELAY: {error}");
     }

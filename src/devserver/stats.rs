@@ -1,7 +1,8 @@
 //! Counting requests, and remembering the latest, so that a test can say what a client did.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -55,6 +56,17 @@ pub(crate) struct Entry {
 pub(crate) struct Report {
     requests: BTreeMap<&'static str, Counts>,
     total: u64,
+    connections: usize,
+}
+
+/// A connection of a client, from its acceptance until nothing can come of it any more.
+#[derive(Debug)]
+pub(crate) struct Connection(Arc<AtomicUsize>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The counters and the log.
@@ -63,16 +75,23 @@ pub(crate) struct Stats {
     counters: Vec<Counters>,
     /// The number of the last request and the latest ones.
     log: Mutex<(u64, VecDeque<Entry>)>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Default for Stats {
     fn default() -> Self {
         let counters = Operation::ALL.iter().map(|_| Counters::default()).collect();
-        Self { counters, log: Mutex::default() }
+        Self { counters, log: Mutex::default(), connections: Arc::default() }
     }
 }
 
 impl Stats {
+    /// Counts a connection for as long as what is returned lives.
+    pub(crate) fn connected(&self) -> Connection {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Connection(self.connections.clone())
+    }
+
     fn of(&self, operation: Operation) -> &Counters {
         &self.counters[operation as usize]
     }
@@ -117,7 +136,9 @@ impl Stats {
             .filter(|(_, counts)| counts.ok + counts.error > 0)
             .collect();
         let total = requests.values().map(|counts| counts.ok + counts.error).sum();
-        Report { requests, total }
+        // The one that asks is not meant.
+        let connections = self.connections.load(Ordering::Relaxed).saturating_sub(1);
+        Report { requests, total, connections }
     }
 
     /// Counts from nought again. The log stays: its numbers go on.
@@ -152,8 +173,12 @@ mod tests {
         assert_eq!(report.requests.len(), 1);
         let seqs = |since| stats.log_since(since).iter().map(|entry| entry.seq).collect::<Vec<_>>();
         assert_eq!(seqs(2), [3, 4]);
+        let asking = stats.connected();
+        let other = stats.connected();
+        assert_eq!(stats.report().connections, 1);
+        drop((asking, other));
         stats.reset();
-        assert_eq!(stats.report().total, 0);
+        assert_eq!((stats.report().total, stats.report().connections), (0, 0));
         assert_eq!(seqs(0), [1, 2, 3, 4]);
     }
 }

@@ -48,7 +48,7 @@ fn killed_at(operation: &str, skip: u64) {
     });
     // What stood at the gate never reaches the server's store: it goes with its connection.
     first.kill();
-    bench.server.clear_faults();
+    bench.server.let_the_dead_go();
     writer.kill().unwrap();
     writer.wait().unwrap();
     let there = parts_there(&bench);
@@ -101,7 +101,7 @@ fn killed_after_complete() {
     let mut writer = copy(&first, "cp ../source f");
     bench.server.wait_for_held();
     first.kill();
-    bench.server.clear_faults();
+    bench.server.let_the_dead_go();
     writer.wait().unwrap();
     assert_same(&bench.server.get("f").unwrap(), &content, "f");
     bench.server.reset_counts();
@@ -122,7 +122,7 @@ fn what_was_neither_closed_nor_synced_is_kept_with_safe() {
     let mut writer = copy(&first, "exec 3>new 4>old; cat ../source >&3; cat ../source >&4; : > ../written; sleep 60");
     wait_until("all is written", || bench.path("written").exists());
     first.kill();
-    bench.server.clear_faults();
+    bench.server.let_the_dead_go();
     writer.kill().unwrap();
     writer.wait().unwrap();
     let second = mount(&bench, "safe");
@@ -179,7 +179,7 @@ fn a_close_under_way_is_completed() {
         uploads.iter().filter(|upload| upload["state"] == "closing" || upload["state"] == "completing").count() == 3
     });
     first.kill();
-    bench.server.clear_faults();
+    bench.server.let_the_dead_go();
     for writer in &mut writers {
         assert!(!writer.wait().unwrap().success(), "no close that failed is told as done");
     }
@@ -203,7 +203,7 @@ fn another_client_came_first() {
     let mut writer = copy(&first, "cp ../source f");
     bench.server.wait_for_held();
     first.kill();
-    bench.server.clear_faults();
+    bench.server.let_the_dead_go();
     writer.wait().unwrap();
     bench.server.put("f", b"another client's");
     let second = mount(&bench, "safe");
@@ -238,7 +238,7 @@ fn leave_two(bench: &Bench) -> (Vec<u8>, PathBuf) {
         uploads.iter().filter(|upload| upload["parts_done"] == PARTS && upload["state"] != "open").count() == 2
     });
     first.kill();
-    bench.server.clear_faults();
+    bench.server.let_the_dead_go();
     a.wait().unwrap();
     b.wait().unwrap();
     (content, folder)

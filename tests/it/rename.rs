@@ -219,7 +219,7 @@ fn cut_off(operation: &str, skip: u64) {
         mount.kill();
         assert!(mover.join().unwrap().is_err());
     });
-    bench.server.clear_faults();
+    bench.server.let_the_dead_go();
     drop(unsent);
     let mount = bench.mount(&[]);
     wait_until("the move is finished", || no_intents(&bench));
@@ -265,7 +265,7 @@ fn a_resumed_move_repeats_no_copy() {
         mount.kill();
         assert!(mover.join().unwrap().is_err());
     });
-    bench.server.clear_faults();
+    bench.server.let_the_dead_go();
     bench.server.reset_counts();
     let _mount = bench.mount(&[]);
     wait_until("the move is finished", || no_intents(&bench));
@@ -327,7 +327,7 @@ fn a_rename_of_a_file_cut_off_before_its_delete_is_finished() {
         mount.kill();
         assert!(mover.join().unwrap().is_err());
     });
-    bench.server.clear_faults();
+    bench.server.let_the_dead_go();
     let mount = bench.mount(&[]);
     wait_until("the rename is finished", || no_intents(&bench));
     assert_eq!(bench.server.keys(), ["b"]);

@@ -141,6 +141,13 @@ impl Server {
         self.tell("DELETE", "faults", b"");
     }
 
+    /// Ends all faults, and waits until nothing of a client that was killed is to come: it may have requests at
+    /// gates or unread in sockets, which are counted, and may take effect, after its death.
+    pub(crate) fn let_the_dead_go(&self) {
+        self.clear_faults();
+        wait_until("the connections of the killed are gone", || self.json("stats")["connections"] == 0);
+    }
+
     /// Another client writes an object.
     pub(crate) fn put(&self, key: &str, content: &[u8]) {
         self.tell("PUT", &object(key), content);
