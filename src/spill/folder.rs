@@ -61,7 +61,16 @@ impl Layout {
 #[derive(Debug)]
 pub struct LockedFolder {
     layout: Layout,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for LockedFolder {
+    /// Closing the file is not enough: a child that was forked and has not yet run its own program holds it too.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            log::debug!("{}: {error}", self.layout.lock().display());
+        }
+    }
 }
 
 /// Another process owns the folder.
@@ -91,7 +100,7 @@ impl LockedFolder {
             file.write_all(owner.as_bytes())
         };
         write().map_err(SpillError::io(&path))?;
-        Ok(Self { layout, _lock: file })
+        Ok(Self { layout, lock: file })
     }
 
     pub fn layout(&self) -> &Layout {
@@ -235,8 +244,11 @@ mod tests {
         let held = LockedFolder::lock(layout.clone(), "the first").unwrap();
         let refused = LockedFolder::lock(layout.clone(), "the second").unwrap_err();
         assert!(refused.to_string().contains("the first"), "{refused}");
+        // What a child that was forked a moment ago holds.
+        let inherited = held.lock.try_clone().unwrap();
         drop(held);
         assert!(LockedFolder::lock(layout, "the third").is_ok());
+        drop(inherited);
     }
 
     #[test]
