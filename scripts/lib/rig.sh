@@ -6,10 +6,12 @@
 rig= rig_url= rig_server= rig_mounts=() program=${OSSFUSE_BIN:-}
 # What the caller has set for mounts of his own has no place here.
 for variable in $(compgen -e); do
-    case $variable in OSS_* | OSSFUSE_BIN | OSSFUSE_SOAK_* | OSSFUSE_BENCH_*) ;; OSSFUSE_*) unset "$variable" ;; esac
+    case $variable in
+    OSSFUSE_BIN | OSSFUSE_SOAK_* | OSSFUSE_BENCH_*) export -n "$variable" ;;
+    OSS_* | OSSFUSE_*) unset "$variable" ;;
+    esac
 done
 export OSS_ACCESS_KEY_ID=test-ak OSS_ACCESS_KEY_SECRET=test-sk
-unset OSS_SESSION_TOKEN OSS_ENDPOINT OSS_REGION
 
 rig_fail() {
     echo "$*" >&2

@@ -40,7 +40,9 @@ fn objects_come_and_go_in_the_dress_of_s3() {
     let source = format!("{BUCKET}/d/k");
     let replace =
         [("x-amz-copy-source", source.as_str()), ("x-amz-metadata-directive", "REPLACE"), ("x-amz-meta-mtime", "13")];
-    assert_eq!(send(&server, "PUT", "/copy", &replace, b"").status, 200);
+    let reply = send(&server, "PUT", "/copy", &replace, b"");
+    let etag = reply.element("ETag").map(|etag| etag.replace("&quot;", "\""));
+    assert_eq!((reply.status, etag), (200, Some(quoted_md5(b"hello world"))), "a copy keeps the MD5");
     assert_eq!(server.head("copy").header("x-oss-meta-mtime"), Some("13"), "the service's own dress shows the same");
 
     assert_eq!(send(&server, "DELETE", "/copy", &[], b"").status, 204);
