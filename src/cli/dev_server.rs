@@ -38,6 +38,9 @@ pub(super) struct Args {
     /// The smallest part but the last of an upload
     #[arg(long, value_name = "SIZE", default_value = "100KiB", value_parser = parse_size)]
     min_part: u64,
+    /// Serve clients of S3 too, in path style, whatever their signatures
+    #[arg(long)]
+    s3: bool,
     #[command(flatten)]
     _common: CommonFlags,
 }
@@ -85,6 +88,7 @@ impl Args {
             access_key_secret: self.access_key_secret.clone(),
             region: self.region.clone(),
             min_part: self.min_part,
+            s3: self.s3,
         }
     }
 }

@@ -10,6 +10,7 @@ mod harness;
 mod metadata;
 mod model;
 mod names;
+mod real_tools;
 mod refusals;
 mod rename;
 mod tidy;

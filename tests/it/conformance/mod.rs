@@ -9,6 +9,7 @@ mod listings;
 mod multipart;
 mod objects;
 mod reads;
+mod s3;
 mod server;
 mod sign;
 mod signatures;
