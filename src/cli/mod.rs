@@ -110,6 +110,11 @@ fn complain(line: &str) {
     drop(writeln!(io::stderr().lock(), "ossfuse: {}", line.replace('\n', " ")));
 }
 
+/// Has warnings of what a command uses come out on stderr; where something logs already, they go there.
+fn log_warnings() {
+    drop(env_logger::Builder::new().filter_module("ossfuse", log::LevelFilter::Warn).try_init());
+}
+
 /// Writes a command's result to stdout; a reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();

@@ -10,6 +10,7 @@ mod harness;
 mod metadata;
 mod model;
 mod names;
+mod recover;
 mod refusals;
 mod rename;
 mod tidy;
