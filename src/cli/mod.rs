@@ -15,6 +15,7 @@ mod recover;
 mod status;
 mod table;
 mod umount;
+mod uploads;
 mod usage;
 
 use std::ffi::OsString;
@@ -49,6 +50,7 @@ enum Command {
     Umount(umount::Args),
     Status(status::Args),
     Recover(recover::Args),
+    Uploads(uploads::Args),
     DevServer(dev_server::Args),
 }
 
@@ -101,6 +103,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Recover(args) => recover::run(&args),
+        Command::Uploads(args) => uploads::run(&args),
         Command::DevServer(args) => dev_server::run(&args),
     }
 }

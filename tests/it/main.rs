@@ -16,3 +16,4 @@ mod rename;
 mod tidy;
 mod tools;
 mod umount;
+mod uploads;

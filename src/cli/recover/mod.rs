@@ -3,7 +3,7 @@
 //! A session is named by its id alone: it is looked for in every live mount of this user and in every state folder.
 //! A live mount is asked to act; the folder of none is locked meanwhile.
 
-mod place;
+pub(super) mod place;
 
 use std::path::PathBuf;
 

@@ -53,7 +53,7 @@ impl Places {
     pub(in crate::cli) fn all(&self) -> Result<Vec<Listed>, Error> {
         let mut listed = self.of_live()?;
         let served: BTreeSet<PathBuf> = listed.iter().map(|(place, _)| place.folder.clone()).collect();
-        for folder in self.folders()?.difference(&served) {
+        for folder in folders(&self.parent)?.difference(&served) {
             match offline(folder) {
                 Ok(found) => listed.push((Place { folder: folder.clone(), socket: None }, found)),
                 Err(error) => complain(&format!("warning: {}", error.line.unwrap_or_default())),
@@ -110,24 +110,24 @@ impl Places {
         }
         Ok(listed)
     }
+}
 
-    /// The state folders of this user.
-    pub(in crate::cli) fn folders(&self) -> Result<BTreeSet<PathBuf>, Error> {
-        let problem = |error: std::io::Error| Error::new(self.parent.display(), error, "see --state-dir");
-        let entries = match std::fs::read_dir(&self.parent) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-            other => other.map_err(problem)?,
-        };
-        let mut folders = BTreeSet::new();
-        for entry in entries {
-            let path = entry.map_err(problem)?.path();
-            // Folders of mounts bear a bucket's name; the sockets of a user without a runtime folder may lie beside.
-            if path.is_dir() && path.file_name().is_some_and(|name| name != "run") {
-                folders.insert(path);
-            }
+/// The state folders of this user.
+pub(in crate::cli) fn folders(parent: &Path) -> Result<BTreeSet<PathBuf>, Error> {
+    let problem = |error: std::io::Error| Error::new(parent.display(), error, "see --state-dir");
+    let entries = match std::fs::read_dir(parent) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        other => other.map_err(problem)?,
+    };
+    let mut folders = BTreeSet::new();
+    for entry in entries {
+        let path = entry.map_err(problem)?.path();
+        // Folders of mounts bear a bucket's name; the sockets of a user without a runtime folder may lie beside.
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "run") {
+            folders.insert(path);
         }
-        Ok(folders)
     }
+    Ok(folders)
 }
 
 /// The bucket whose state a folder holds: its name up to the `@`.
@@ -170,10 +170,10 @@ mod tests {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
         std::fs::write(dir.path().join("file"), "").unwrap();
-        let found: Vec<_> = places(dir.path()).folders().unwrap().into_iter().collect();
+        let found: Vec<_> = super::folders(dir.path()).unwrap().into_iter().collect();
         assert_eq!(found, [dir.path().join("photos"), dir.path().join("photos@a")]);
         assert_eq!(found.iter().filter_map(|folder| bucket_of(folder)).collect::<Vec<_>>(), ["photos", "photos"]);
-        assert!(places(&dir.path().join("none")).folders().unwrap().is_empty());
+        assert!(super::folders(&dir.path().join("none")).unwrap().is_empty());
     }
 
     #[test]
