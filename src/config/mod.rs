@@ -152,6 +152,8 @@ pub struct WritingConfig {
     pub fsync: FsyncMode,
     pub on_kill: OnKill,
     pub recover: RecoverMode,
+    /// How long kept sessions stay, at least 1 ms.
+    pub recover_keep: Duration,
 }
 
 /// What `fsync` waits for.

@@ -197,6 +197,8 @@ options! {
         "A file whose writer was killed: keep its bytes for `recover`, or publish it as far as it goes";
     RECOVER = "recover", Writing, Choice(&["safe", "publish", "keep"]), "safe|publish|keep", Some("safe"),
         "What a crash left behind: finish what was closed or synced (safe), all of it (publish), or nothing (keep)";
+    RECOVER_KEEP = "recover-keep", Writing, Duration, "TIME", Some("30d"),
+        "How long files that were kept for `recover` stay; `status` tells a week ahead which will go";
 
     DOWNLOAD_WORKERS = "download-workers", Reading, Number, "N", Some("16"), "Most downloads at a time";
 

@@ -150,6 +150,7 @@ fn resolve_writing(raw: &RawOptions) -> Result<WritingConfig, Problem> {
             Some("keep") => RecoverMode::Keep,
             _ => RecoverMode::Safe,
         },
+        recover_keep: raw.timeout(&o::RECOVER_KEEP)?,
     })
 }
 

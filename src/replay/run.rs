@@ -182,17 +182,7 @@ fn left_to_its_writer(file: &DirtyFile) -> Result<(), WriteError> {
 }
 
 async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored) -> Result<(), WriteError> {
-    let known = match engine.upload().journal().upload_of(file.id()) {
-        Ok(known) => known,
-        Err(error) => {
-            log::warn!("{}: {error}; all of it is sent again", file.name());
-            None
-        }
-    };
-    let taken_up = match &known {
-        Some((upload, _)) => file.resume_upload(restored, upload).await?,
-        None => 0,
-    };
+    let taken_up = take_up_parts(engine, file, restored).await?;
     if file.is_changed() {
         return left_to_its_writer(file);
     }
@@ -203,8 +193,24 @@ async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored
     }
 }
 
+/// Takes up the upload that the journal knows, if it does; how many parts of it need not be sent again.
+pub(super) async fn take_up_parts(
+    engine: &WriteEngine,
+    file: &Arc<DirtyFile>,
+    restored: &Restored,
+) -> Result<usize, WriteError> {
+    match engine.upload().journal().upload_of(file.id()) {
+        Ok(Some((upload, _))) => file.resume_upload(restored, &upload).await,
+        Ok(None) => Ok(0),
+        Err(error) => {
+            log::warn!("{}: {error}; all of it is sent again", file.name());
+            Ok(0)
+        }
+    }
+}
+
 /// What stands at the key, against what the session knows.
-async fn look(
+pub(super) async fn look(
     engine: &WriteEngine,
     key: &ObjectKey,
     file: &DirtyFile,
@@ -232,7 +238,7 @@ async fn look(
 }
 
 /// A free name beside the object.
-async fn conflict_name(engine: &WriteEngine, key: &ObjectKey) -> Result<ObjectKey, WriteError> {
+pub(super) async fn conflict_name(engine: &WriteEngine, key: &ObjectKey) -> Result<ObjectKey, WriteError> {
     let stamp = file_stamp(now());
     for attempt in 0..CONFLICT_NAMES_MAX {
         let suffix = if attempt == 0 { String::new() } else { format!("-{attempt}") };

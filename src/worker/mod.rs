@@ -5,6 +5,7 @@
 
 mod drain;
 mod journal;
+mod recover;
 mod refusal;
 mod status;
 
@@ -32,6 +33,7 @@ use crate::write::WriteEngine;
 use drain::{Drain, Drained};
 
 pub use journal::probe_if_asked;
+pub use recover::{RecoverAction, RecoverFailure, is_local, owned_uploads_offline, recover_offline};
 pub use refusal::Error;
 
 /// Threads that drive the network.
@@ -184,6 +186,9 @@ fn serve(
         worker.vfs.take_up(left);
     }
     runtime.spawn(replay.run());
+    if !worker.config.files.read_only {
+        runtime.spawn(recover::expire(worker.clone()));
+    }
     worker.vfs.refresh_usage();
     let posix = worker.config.files.metadata == MetadataMode::Posix;
     let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix);
@@ -215,6 +220,10 @@ async fn answer(worker: Arc<Worker>, request: Request, progress: Progress) -> Re
     match request {
         Request::Status => Response::Status { status: Box::new(status::of(&worker)) },
         Request::RecoverList => recover_list(&worker),
+        Request::RecoverPublish { id, key } => recover::of_mount(&worker, &id, RecoverAction::Publish(key)).await,
+        Request::RecoverExport { id, file } => recover::of_mount(&worker, &id, RecoverAction::Export(file)).await,
+        Request::RecoverDiscard { id } => recover::of_mount(&worker, &id, RecoverAction::Discard).await,
+        Request::OwnedUploads => recover::owned_uploads(&worker),
         Request::Umount { force: true, .. } => match fuse::unmount(&worker.config.mountpoint, true) {
             Ok(()) => {
                 log::warn!("{}: detached by force; what is pending is kept", worker.config.mountpoint.display());

@@ -32,7 +32,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "vfs", "write",
         ],
     ),
-    ("cli", &["base", "config", "control", "devserver", "logging", "replay", "worker"]),
+    ("cli", &["base", "config", "control", "devserver", "logging", "oss", "replay", "worker"]),
 ];
 
 /// Edges against the table, each from one file and for a reason.
