@@ -9,7 +9,7 @@ use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
 use crate::base::time::{file_stamp, now};
 use crate::base::{ObjectKey, SessionId};
 use crate::oss::{self, ErrorKind, ObjectMeta};
-use crate::spill::{Found, RecordError, SessionDir, SpillError};
+use crate::spill::{Found, Lease, RecordError, SessionDir, SpillError};
 use crate::write::{CONFLICT, DirtyFile, Restored, WriteEngine, WriteError};
 
 /// The pause before a service that did not answer is asked again, doubled up to the second.
@@ -73,12 +73,16 @@ impl Replay {
         let known = Evidence { record: kind, intact: true, whole: true, remote: Remote::NotAsked, mode: self.mode };
         match decide(&known) {
             Decision::Discard => {
-                if let Err(error) = found.dir.discard() {
+                if let Err(error) = self.engine.discard_found(found.dir, record) {
                     log::error!("session {id}: {error}");
                 }
             }
             Decision::Look => self.take_up(found.dir, record),
-            decision => log::info!("session {id} of {:?}: {decision:?}", record.key),
+            decision => {
+                log::info!("session {id} of {:?}: {decision:?}", record.key);
+                let bytes = found.dir.pieces().map_or(0, |pieces| pieces.iter().map(|(_, len, _)| len).sum());
+                Lease::new(self.engine.spill().gauge(), bytes).leave_behind();
+            }
         }
     }
 
@@ -151,6 +155,7 @@ async fn replay_one(
             let name = conflict_name(engine, &key).await?;
             log::warn!("{key}: another client changed it; what was written here is published as {name}");
             file.stand_alone(name).await?;
+            file.resume_held(restored).await?;
             file.publish().await.map(drop)
         }
         Decision::AlreadyDone => {
@@ -190,6 +195,10 @@ async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored
         }
     };
     let taken_up = match &known {
+        _ if restored.record.upload.is_some() => match file.resume_held(restored).await {
+            Err(error @ WriteError::Lost) => return file.keep(&error.to_string()).await,
+            other => other?,
+        },
         Some((upload, _)) => file.resume_upload(restored, upload).await?,
         None => 0,
     };
@@ -224,7 +233,7 @@ async fn look(
         }
         Some(meta) if began_from.as_ref() == Some(&meta.etag) => Remote::AsBefore,
         Some(_) => Remote::Changed,
-        None if restored.record.base.is_some() => Remote::Changed,
+        None if restored.record.visible_base().is_some() => Remote::Changed,
         // What was to be replaced is gone: the name is free.
         None => Remote::AsBefore,
     };
