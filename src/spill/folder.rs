@@ -5,11 +5,13 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
+use super::gauge::Gauge;
 use super::session::SESSION_FILE;
 use super::{RecordError, SessionDir, SessionRecord, SpillError};
 use crate::base::SessionId;
@@ -113,6 +115,7 @@ impl LockedFolder {
 pub(super) struct Shared {
     layout: Layout,
     sweeper: Sender<PathBuf>,
+    gauge: Arc<Gauge>,
 }
 
 impl Shared {
@@ -156,12 +159,14 @@ pub struct SpillStore {
 impl SpillStore {
     /// Opens the store in a folder that this process owns.
     pub fn open(folder: &LockedFolder) -> Self {
-        Self::with_layout(folder.layout().clone())
+        Self::open_limited(folder, u64::MAX)
     }
 
-    fn with_layout(layout: Layout) -> Self {
+    /// The same, with a limit in bytes for all spill files together.
+    pub fn open_limited(folder: &LockedFolder, limit: u64) -> Self {
         let (sweeper, doomed) = channel::<PathBuf>();
-        let store = Self { shared: Arc::new(Shared { layout, sweeper }) };
+        let layout = folder.layout().clone();
+        let store = Self { shared: Arc::new(Shared { layout, sweeper, gauge: Gauge::new(limit) }) };
         let trash = store.shared.layout.trash();
         let sweep = move || {
             let left = fs::read_dir(&trash).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -182,6 +187,11 @@ impl SpillStore {
 
     pub fn layout(&self) -> &Layout {
         &self.shared.layout
+    }
+
+    /// Counts the bytes in the spill files.
+    pub fn gauge(&self) -> &Arc<Gauge> {
+        &self.shared.gauge
     }
 
     /// Begins a session: its folder and its session file stand when this returns.
@@ -211,10 +221,23 @@ impl SpillStore {
     }
 }
 
+/// Bytes that this process may still write on the disk that holds `folder`.
+pub fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let path = std::ffi::CString::new(folder.as_os_str().as_bytes())?;
+    // SAFETY: all zeros is a valid value of this plain structure.
+    let mut out: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a terminated string and a place for the result, both alive during the call.
+    match unsafe { libc::statvfs(path.as_ptr(), &raw mut out) } {
+        0 => Ok(out.f_bavail.saturating_mul(out.f_frsize)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The sessions in a folder that another process may own: only looks, changes nothing.
 pub fn read_only_scan(layout: &Layout) -> Result<Vec<Found>, SpillError> {
     let (sweeper, _) = channel();
-    let store = SpillStore { shared: Arc::new(Shared { layout: layout.clone(), sweeper }) };
+    let store =
+        SpillStore { shared: Arc::new(Shared { layout: layout.clone(), sweeper, gauge: Gauge::new(u64::MAX) }) };
     if layout.spill().is_dir() { store.scan() } else { Ok(Vec::new()) }
 }
 

@@ -97,9 +97,14 @@ fn assemble(
     let _inside = runtime.enter();
     let client = Client::new((&config.connection).into()).map_err(|error| refusal::service(config, &error))?;
     let (journal, _writer) = journal::open(&folder.layout().journal())?;
-    let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers: config.writing.upload_workers });
-    let spill = SpillStore::open(folder);
+    let limit = spill_limit(config, folder.layout().root());
+    // Parts that are on their way lie on the disk: no more of them than it may hold.
+    let workers =
+        config.writing.upload_workers.min(usize::try_from(limit / config.writing.part_size).unwrap_or(1).max(1));
+    let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers });
+    let spill = SpillStore::open_limited(folder, limit);
     let write = WriteEngine::new(upload, spill, config.writing.part_size, runtime.handle().clone());
+    write.hide_under(&config.connection.prefix);
     let budget = Budget::new(config.memory_limit.saturating_sub(MEMORY_RESERVE).max(16 * MIB));
     let mut reading = ReadOptions::new(budget);
     reading.workers = config.reading.download_workers;
@@ -113,6 +118,17 @@ fn assemble(
     let drain = Drain::new(write, replay.sessions());
     let worker = Worker { config: config.clone(), client, vfs, drain, started_at: crate::base::time::now() };
     Ok((worker, replay, left))
+}
+
+/// Bytes that spill files may take: what was asked for, else half of what is free on their disk.
+fn spill_limit(config: &MountConfig, folder: &std::path::Path) -> u64 {
+    config.writing.spill_limit.unwrap_or_else(|| match crate::spill::free_bytes(folder) {
+        Ok(free) => free / 2,
+        Err(error) => {
+            log::warn!("{}: {error}; --spill-limit is not set", folder.display());
+            u64::MAX
+        }
+    })
 }
 
 fn mode_of(mode: RecoverMode) -> Mode {

@@ -7,6 +7,7 @@ mod conformance;
 mod counts;
 mod crash;
 mod harness;
+mod limits;
 mod metadata;
 mod model;
 mod names;
