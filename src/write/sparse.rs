@@ -143,7 +143,8 @@ impl DirtyFile {
 
 impl State {
     fn can_adopt(&self, source: &Base, range: ByteRange) -> bool {
-        let untouched = self.pieces.is_empty() && self.away.is_empty() && self.transfer.is_none() && self.in_flight == 0;
+        let untouched =
+            self.pieces.is_empty() && self.away.is_empty() && self.transfer.is_none() && self.in_flight == 0;
         let next = range.start == self.size && range.end <= source.size && !range.is_empty();
         let same = match &self.record.base {
             None => self.size == 0 && self.record.extent == 0,

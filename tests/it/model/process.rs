@@ -47,7 +47,8 @@ impl Process {
         let (journal, _writer) = Journal::open(&folder.layout().journal()).unwrap();
         let client = service.client();
         let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers: 4 });
-        let engine = WriteEngine::new(upload, SpillStore::open_limited(&folder, limit), PIECE, runtime.handle().clone());
+        let engine =
+            WriteEngine::new(upload, SpillStore::open_limited(&folder, limit), PIECE, runtime.handle().clone());
         Self { engine, client, runtime, root, _folder: folder }
     }
 
