@@ -3,6 +3,7 @@
 //! Runs against the dev server and pins down the behaviour that the client relies on. Uses neither the client nor
 //! the server's inside, so that a mistake the two share is seen here.
 
+mod compose;
 mod control;
 mod copies;
 mod listings;
@@ -14,3 +15,5 @@ mod server;
 mod sign;
 mod signatures;
 mod wire;
+
+pub(crate) use compose::repeat;
