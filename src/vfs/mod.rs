@@ -19,6 +19,7 @@ mod setattr;
 mod settle;
 mod special;
 mod statfs;
+mod sync;
 mod tree;
 mod xattr;
 
@@ -39,6 +40,7 @@ pub use open::{OpenHow, OpenedFile};
 pub use rename::RenameMode;
 pub use setattr::{AttrChange, SetTime};
 pub use statfs::Usage;
+pub use sync::Unsent;
 pub use tree::ROOT;
 pub use xattr::{SetXattr, is_refused};
 

@@ -7,6 +7,7 @@ mod drain;
 mod journal;
 mod refusal;
 mod status;
+mod sync;
 
 use std::io;
 use std::sync::Arc;
@@ -185,6 +186,9 @@ fn serve(
     }
     runtime.spawn(replay.run());
     worker.vfs.refresh_usage();
+    if let Some(after) = worker.config.writing.publish_after {
+        worker.vfs.publish_after(after);
+    }
     let posix = worker.config.files.metadata == MetadataMode::Posix;
     let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix);
     let place = worker.config.mountpoint.display().to_string();
@@ -215,6 +219,9 @@ async fn answer(worker: Arc<Worker>, request: Request, progress: Progress) -> Re
     match request {
         Request::Status => Response::Status { status: Box::new(status::of(&worker)) },
         Request::RecoverList => recover_list(&worker),
+        Request::Sync { path, timeout_ms } => {
+            sync::answer(&worker, path, timeout_ms.map(Duration::from_millis), &progress).await
+        }
         Request::Umount { force: true, .. } => match fuse::unmount(&worker.config.mountpoint, true) {
             Ok(()) => {
                 log::warn!("{}: detached by force; what is pending is kept", worker.config.mountpoint.display());

@@ -68,7 +68,7 @@ impl Vfs {
             Some(target) => Some(self.part(target, &new_key).await?),
             None => None,
         };
-        let renamed = match self.unsent(ino) {
+        let renamed = match self.dirty_at(ino) {
             Some(dirty) => self.rename_unsent(ino, &dirty, (&old_key, from), (&new_key, to)).await,
             None => self.rename_object(ino, None, (&old_key, from), (&new_key, to)).await,
         };
@@ -88,10 +88,6 @@ impl Vfs {
             self.client.delete_object(key).await?;
         }
         self.parted(parting).await
-    }
-
-    fn unsent(&self, ino: u64) -> Option<Arc<DirtyFile>> {
-        self.tree.lock().node(ino).and_then(|node| node.open.as_ref()?.dirty())
     }
 
     /// The file that the rename replaces, if any.
