@@ -12,6 +12,7 @@ mod model;
 mod names;
 mod refusals;
 mod rename;
+mod sync;
 mod tidy;
 mod tools;
 mod umount;
