@@ -246,7 +246,18 @@ impl Vfs {
                 log::warn!("{}: its writer was killed; what it wrote is kept, not published", dirty.name());
                 Ok(())
             }
-            FlushKind::Killed | FlushKind::Close => self.publish(&dirty).await,
+            FlushKind::Killed | FlushKind::Close => self.close(&dirty).await,
+        }
+    }
+
+    /// Does what closing a file promises: the object equals it, or, with `--close local`, its bytes are safe here.
+    async fn close(&self, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
+        if !self.options.close_local {
+            return self.publish(dirty).await;
+        }
+        match dirty.close_locally().await {
+            Err(WriteError::Retired) => Ok(()),
+            other => Ok(other?),
         }
     }
 
@@ -300,7 +311,10 @@ impl Vfs {
                 dirty.keep("its writer was killed").await?;
                 self.unsettle(dirty.id());
             } else if dirty.published().is_none() {
-                dirty.publish_in_background();
+                match self.options.close_local {
+                    true if dirty.close_locally().await.is_ok() => {}
+                    _ => dirty.publish_in_background(),
+                }
             }
         }
         {

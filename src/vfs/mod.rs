@@ -65,6 +65,8 @@ pub struct VfsOptions {
     pub attr_ttl: Duration,
     pub list_ttl: Duration,
     pub read_only: bool,
+    /// `close` returns when the bytes are safe on the local disk (`--close local`).
+    pub close_local: bool,
     /// `fsync` returns when the object equals the file (`--fsync remote`).
     pub fsync_remote: bool,
     /// Writers that are killed publish what they wrote (`--on-kill publish`).
@@ -135,6 +137,7 @@ impl Vfs {
         let observer = Arc::downgrade(&vfs);
         vfs.write.on_published(Box::new(move |session, published| {
             if let Some(vfs) = observer.upgrade() {
+                let Some(published) = published else { return vfs.unsettle(session) };
                 if !vfs.sessions.lock().contains_key(&session) {
                     vfs.published_unseen(&published.key);
                 }

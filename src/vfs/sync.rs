@@ -32,6 +32,7 @@ impl Vfs {
     /// # Errors
     /// What could not be sent, by name; it is tried again in the background.
     pub async fn sync(&self, path: &str) -> Result<(), Vec<(String, FsError)>> {
+        self.write.hurry();
         let files = stream::iter(self.unsent_under(path));
         let sent = files.map(|dirty| async move { (dirty.name(), self.publish(&dirty).await) });
         let sent: Vec<_> = sent.buffer_unordered(FILES_AT_ONCE).collect().await;

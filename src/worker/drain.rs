@@ -78,6 +78,7 @@ impl Drain {
             if started.elapsed() >= timeout || is_abandoned() {
                 break Drained::TimedOut(pending);
             }
+            self.engine.hurry();
             self.send_synced();
             report(pending);
             tokio::time::sleep(LOOK).await;

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::base::Budget;
 use crate::base::limits::MIB;
-use crate::config::{Access, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode};
+use crate::config::{Access, CloseMode, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode};
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
 use crate::fuse::{self, Adapter, KernelMount, MountPlan};
@@ -148,6 +148,7 @@ fn vfs_options(config: &MountConfig) -> VfsOptions {
         attr_ttl: files.attr_ttl,
         list_ttl: files.list_ttl,
         read_only: files.read_only,
+        close_local: config.writing.close == CloseMode::Local,
         fsync_remote: config.writing.fsync == FsyncMode::Remote,
         publish_killed: config.writing.on_kill == OnKill::Publish,
         capacity: files.capacity,

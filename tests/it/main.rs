@@ -16,3 +16,4 @@ mod sync;
 mod tidy;
 mod tools;
 mod umount;
+mod writeback;

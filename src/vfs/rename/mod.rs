@@ -68,8 +68,9 @@ impl Vfs {
             Some(target) => Some(self.part(target, &new_key).await?),
             None => None,
         };
+        let over = parting.as_ref().and_then(Parting::version);
         let renamed = match self.dirty_at(ino) {
-            Some(dirty) => self.rename_unsent(ino, &dirty, (&old_key, from), (&new_key, to)).await,
+            Some(dirty) => self.rename_unsent(ino, &dirty, (&old_key, from), (&new_key, to), over).await,
             None => self.rename_object(ino, None, (&old_key, from), (&new_key, to)).await,
         };
         match (renamed, parting) {
@@ -77,17 +78,10 @@ impl Vfs {
                 self.rejoin(parting).await;
                 Err(error)
             }
-            (Ok(over_sent), Some(parting)) => self.replaced(parting, over_sent, &new_key).await,
-            (renamed, None) => renamed.map(drop),
+            // Where nothing was put in the place of its object yet, that stays until the file is published.
+            (Ok(()), Some(parting)) => self.parted(parting).await,
+            (renamed, None) => renamed,
         }
-    }
-
-    /// The file that stood at the new name is gone. Its object too, where nothing was put in its place.
-    async fn replaced(&self, parting: Parting, over_sent: bool, key: &ObjectKey) -> Result<(), FsError> {
-        if parting.is_sent() && !over_sent {
-            self.client.delete_object(key).await?;
-        }
-        self.parted(parting).await
     }
 
     /// The file that the rename replaces, if any.
@@ -102,22 +96,24 @@ impl Vfs {
     }
 
     /// A file with unsent bytes takes its session along. An object that it edits, or replaces in the end, goes
-    /// first: it must stand under the new name until then. Whether there was one.
+    /// first: it must stand under the new name until then. Where there is none, nothing is asked of the service, and
+    /// the file replaces `over`, the object at the new name, when it is published.
     async fn rename_unsent(
         &self,
         ino: u64,
         dirty: &Arc<DirtyFile>,
         (old_key, from): (&ObjectKey, Place<'_>),
         (new_key, to): (&ObjectKey, Place<'_>),
-    ) -> Result<bool, FsError> {
+        over: Option<ETag>,
+    ) -> Result<(), FsError> {
         let held = self.tree.lock().node(ino).and_then(|node| node.version.as_ref().map(|v| v.etag.clone()));
         let Some(etag) = dirty.base().map(|base| base.etag).or_else(|| dirty.replaces()).or(held) else {
-            match dirty.rename(new_key.clone(), None).await {
+            match dirty.rename_over(new_key.clone(), over).await {
                 Err(WriteError::Retired) => self.pass_retired(dirty),
                 other => {
                     other?;
                     self.moved(ino, from, to, None);
-                    return Ok(false);
+                    return Ok(());
                 }
             }
             return self.rename_object(ino, None, (old_key, from), (new_key, to)).await;
@@ -125,9 +121,9 @@ impl Vfs {
         match self.rename_object(ino, Some((dirty, etag)), (old_key, from), (new_key, to)).await {
             // Another client deleted what the file was to replace: there is only the session to be moved.
             Err(FsError::NotFound) if !dirty.uses_base() => {
-                dirty.rename(new_key.clone(), None).await?;
+                dirty.rename_over(new_key.clone(), over).await?;
                 self.moved(ino, from, to, None);
-                Ok(false)
+                Ok(())
             }
             other => other,
         }
@@ -140,7 +136,7 @@ impl Vfs {
         session: Option<(&Arc<DirtyFile>, ETag)>,
         (old_key, from): (&ObjectKey, Place<'_>),
         (new_key, to): (&ObjectKey, Place<'_>),
-    ) -> Result<bool, FsError> {
+    ) -> Result<(), FsError> {
         let held = self.tree.lock().node(ino).and_then(|node| node.version.as_ref().map(|v| v.etag.clone()));
         let before = session.as_ref().map(|(_, etag)| etag.clone()).or(held);
         let options = CopyOptions { if_match: before.clone(), ..CopyOptions::default() };
@@ -163,13 +159,15 @@ impl Vfs {
         }
         let record = CopyRecord { before, after: receipt.etag, at: receipt.last_modified };
         self.moved(ino, from, to, Some((new_key, &record)));
+        // A session that came back after power loss would be published under the old name again.
+        self.write.spill().settle_ends().await?;
         let deleted = self.client.delete_object(old_key).await;
         self.intents.finish(intent);
         if let Err(error) = deleted {
             log::error!("{old_key} was copied to {new_key}, and stands still: {error}");
             return Err(error.into());
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Shows a file under its new name. `copy` is where its object is now; readers go along.
