@@ -8,6 +8,7 @@ mod error;
 mod handles;
 mod io;
 mod keep;
+mod later;
 mod link;
 mod lookup;
 mod mutate;
@@ -95,6 +96,8 @@ pub struct Vfs {
     intents: IntentStore,
     /// Moves of directories that go on in the background.
     unfinished: Mutex<rename::Unfinished>,
+    /// Attributes of finished files that are not in the bucket yet.
+    later: later::Later,
     /// For what goes on in the background.
     me: Weak<Self>,
     /// Which inode a write session belongs to.
@@ -120,6 +123,7 @@ impl Vfs {
         let vfs = Arc::new_cyclic(|me| Self {
             intents,
             unfinished: Mutex::default(),
+            later: later::Later::default(),
             me: me.clone(),
             client: write.upload().client().clone(),
             options,

@@ -118,6 +118,7 @@ impl Vfs {
             return Err(error.into());
         }
         self.parted(parting).await?;
+        self.drop_attributes(ino);
         let mut tree = self.tree.lock();
         tree.detach(parent, name);
         tree.changed(parent, name, None);

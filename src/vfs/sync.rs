@@ -33,20 +33,27 @@ impl Vfs {
     /// What could not be sent, by name; it is tried again in the background.
     pub async fn sync(&self, path: &str) -> Result<(), Vec<(String, FsError)>> {
         self.write.hurry();
+        let mut failed = self.send_all_attributes(path).await;
         let files = stream::iter(self.unsent_under(path));
         let sent = files.map(|dirty| async move { (dirty.name(), self.publish(&dirty).await) });
         let sent: Vec<_> = sent.buffer_unordered(FILES_AT_ONCE).collect().await;
-        let failed: Vec<_> = sent.into_iter().filter_map(|(name, result)| Some((name, result.err()?))).collect();
+        failed.extend(sent.into_iter().filter_map(|(name, result)| Some((name, result.err()?))));
         if failed.is_empty() { Ok(()) } else { Err(failed) }
     }
 
     /// Files at and under a path, and their bytes, that are not in the service yet.
     pub fn unsent(&self, path: &str) -> Unsent {
         let files = self.unsent_under(path);
-        files.iter().map(|dirty| dirty.status()).fold(Unsent::default(), |sum, status| Unsent {
+        let changes = Unsent { files: self.attributes_pending(path), bytes: 0 };
+        files.iter().map(|dirty| dirty.status()).fold(changes, |sum, status| Unsent {
             files: sum.files + 1,
             bytes: sum.bytes + status.size - status.bytes_done.min(status.size),
         })
+    }
+
+    /// Changes of names and attributes that were promised and are not in the bucket yet.
+    pub fn changes_pending(&self) -> u64 {
+        self.attributes_pending("") + self.attributes_replayed() + self.unfinished.lock().len() as u64
     }
 
     /// What killed writers left is not among it: nobody wants that sent.

@@ -109,7 +109,7 @@ fn assemble(
     probe.map_err(|_| refusal::silent(config))?.map_err(|error| refusal::service(config, &error))?;
     let replay =
         Replay::prepare(&write, mode_of(config.writing.recover)).map_err(|error| refusal::replay(config, &error))?;
-    let drain = Drain::new(write, replay.sessions());
+    let drain = Drain::new(vfs.clone(), replay.sessions());
     let worker = Worker { config: config.clone(), client, vfs, drain, started_at: crate::base::time::now() };
     Ok((worker, replay, left))
 }

@@ -207,6 +207,22 @@ impl DirtyFile {
         self.detach(Some(key), object)
     }
 
+    /// An object has been copied by our own doing: where the file edits or replaces it, it goes along.
+    pub fn follow(&self, object: &Rekeyed) {
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            let edits = state.record.base.as_ref().is_some_and(|base| base.etag == object.before);
+            if !edits && state.record.replaces.as_ref() != Some(&object.before) {
+                return;
+            }
+            state.record.follow(&object.before, &object.key, &object.after);
+        }
+        if let Err(error) = self.rewrite_promise() {
+            log::error!("{}: {error}", self.name());
+        }
+    }
+
     /// Gives a file that stands in the bucket nowhere yet another name, where it is to replace `over` in the end.
     ///
     /// # Errors
