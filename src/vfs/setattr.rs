@@ -10,7 +10,8 @@ use super::{Entry, Vfs};
 use crate::base::ObjectKey;
 use crate::base::posix::UserMeta;
 use crate::base::time::now;
-use crate::oss::{Body, CopyOptions, ErrorKind, PutHeaders};
+use crate::oss::{Body, ErrorKind, PutHeaders};
+use crate::upload::{Standing, replace_headers};
 use crate::write::{DirtyFile, WriteError};
 
 /// A time to be set.
@@ -203,12 +204,8 @@ impl Vfs {
         let held = version.headers.as_deref().cloned().unwrap_or_default();
         let mut headers = self.options.attr.changed_headers(&held, new);
         edit(&mut headers.user_meta);
-        let options = CopyOptions {
-            if_match: Some(version.etag.clone()),
-            replace: Some(headers.clone()),
-            ..CopyOptions::default()
-        };
-        let receipt = match self.client.copy_object(&key, &key, &options).await {
+        let object = Standing { key: &key, etag: &version.etag, size: version.size, crc64: version.crc64 };
+        let receipt = match replace_headers(&self.client, object, &headers).await {
             Err(error) if error.kind == ErrorKind::PreconditionFailed => {
                 self.forget_freshness(ino);
                 return Err(FsError::Stale);

@@ -14,11 +14,12 @@ use super::fence::Change;
 use super::fetch::stale_if_changed;
 use super::file::DirtyFile;
 use super::state::{Job, State};
+use crate::base::caller::{Patience, inherit, interruptible, within};
 use crate::base::time::now;
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber};
-use crate::oss::{CopyOptions, ErrorKind, PutHeaders};
+use crate::oss::{CopyOptions, ErrorKind, Outcome, PutHeaders};
 use crate::spill::{Phase, SpillBody};
-use crate::upload::{Finished, PartOutcome, Transfer};
+use crate::upload::{Finished, PartOutcome, Standing, Transfer, replace_headers};
 
 /// How fresh a look at the base must be to spare another before it is replaced.
 const BASE_FRESH: Duration = Duration::from_secs(1);
@@ -26,6 +27,9 @@ const BASE_FRESH: Duration = Duration::from_secs(1);
 pub const CONFLICT: &str = "another client changed the object";
 /// The pause before a failed publication is tried again in the background, doubled up to the second.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How long a failing request is tried there: writers wait meanwhile, and there is always another time.
+const BACKGROUND_PATIENCE: Patience = Patience::Brief(Duration::from_secs(10));
 
 /// The object that a session has become.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,17 +63,37 @@ impl DirtyFile {
     /// # Errors
     /// The bytes are kept, and the session file says that they are to be published. `Stale`: another client
     /// changed the object that was edited.
-    /// Whoever asked may go away: it goes on to its end all the same, so that what the service did is known.
+    /// Whoever asked may go away, or be interrupted: it goes on to its end all the same, so that what the service did
+    /// is known.
     pub async fn publish(self: &Arc<Self>) -> Result<Published, WriteError> {
-        let file = self.clone();
-        let done = self.engine.runtime().spawn(async move { file.publish_to_the_end().await }).await;
-        done.unwrap_or_else(|error| {
-            Err(WriteError::Spill { message: format!("the process is ending: {error}"), errno: None })
-        })
+        self.publish_unless(|| false).await
+    }
+
+    /// The same for a writer that closes the file. When it is interrupted, and is not one whose bytes are published
+    /// whatever becomes of it, the publication ends too, and the release that follows keeps the session.
+    pub async fn publish_for_writer(self: &Arc<Self>) -> Result<Published, WriteError> {
+        self.publish_unless(|| self.mark_interrupted()).await
+    }
+
+    /// `gives_up` is asked when whoever waits is interrupted.
+    async fn publish_unless(self: &Arc<Self>, gives_up: impl FnOnce() -> bool) -> Result<Published, WriteError> {
+        let (file, caller) = (self.clone(), inherit());
+        let work = caller.clone().scope(async move { file.publish_to_the_end().await });
+        match interruptible(self.engine.runtime().spawn(work)).await {
+            Ok(done) => done.unwrap_or_else(|error| {
+                Err(WriteError::Spill { message: format!("the process is ending: {error}"), errno: None })
+            }),
+            Err(cut) => {
+                if gives_up() {
+                    caller.interrupt();
+                }
+                Err(cut.into())
+            }
+        }
     }
 
     async fn publish_to_the_end(self: &Arc<Self>) -> Result<Published, WriteError> {
-        let _entered = self.enter_publication().await;
+        let _entered = interruptible(self.enter_publication()).await?;
         {
             let state = self.state.lock();
             if let Some(published) = &state.retired {
@@ -82,6 +106,7 @@ impl DirtyFile {
         let result = self.publish_once().await;
         match &result {
             Ok(published) => log::debug!("{}: published, {} bytes", published.key, published.size),
+            Err(error) if error.is_interruption() => log::debug!("{}: {error}", self.name()),
             Err(error) => self.note_failure(error),
         }
         result
@@ -141,6 +166,7 @@ impl DirtyFile {
         let _structure = self.structure.lock();
         {
             let mut state = self.state.lock();
+            state.was_promised |= state.record.phase.is_promised();
             state.record.phase = Phase::Closing;
             (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
         }
@@ -186,10 +212,21 @@ impl DirtyFile {
         self.give_up(transfer);
         let options =
             CopyOptions { if_match: Some(base.etag.clone()), replace: Some(headers.clone()), ..CopyOptions::default() };
-        let client = self.engine.upload().client();
-        let receipt = client.copy_object(&base.key, &key, &options).await.map_err(stale_if_changed)?;
-        let crc64 = receipt.crc64.or(base.crc64);
-        let done = Finished { etag: receipt.etag, size: base.size, crc64, modified: receipt.last_modified };
+        let upload = self.engine.upload();
+        let done = match (upload.client().copy_object(&base.key, &key, &options).await, base.crc64) {
+            (Ok(receipt), crc64) => Finished {
+                etag: receipt.etag,
+                size: base.size,
+                crc64: receipt.crc64.or(crc64),
+                modified: receipt.last_modified,
+            },
+            // Its reply was lost, and a repetition finds that a copy onto itself has changed the ETag.
+            (Err(error), Some(crc64)) if error.outcome == Outcome::Unknown => {
+                let settled = upload.settle(&key, base.size, crc64, &headers).await?;
+                settled.ok_or_else(|| stale_if_changed(error))?
+            }
+            (Err(error), _) => return Err(stale_if_changed(error)),
+        };
         self.conclude(key, done, headers, State::put_headers).await
     }
 
@@ -297,9 +334,8 @@ impl DirtyFile {
                 return Ok(published);
             }
             let now_wanted = wanted(&self.state.lock());
-            let (if_match, replace) = (Some(done.etag.clone()), Some(now_wanted.clone()));
-            let options = CopyOptions { if_match, replace, ..CopyOptions::default() };
-            match self.engine.upload().client().copy_object(&key, &key, &options).await {
+            let object = Standing { key: &key, etag: &done.etag, size: done.size, crc64: done.crc64 };
+            match replace_headers(self.engine.upload().client(), object, &now_wanted).await {
                 Ok(receipt) => {
                     done.modified = receipt.last_modified.or(done.modified);
                     (done.etag, headers) = (receipt.etag, now_wanted);
@@ -385,7 +421,7 @@ impl DirtyFile {
 
     /// Sends a part as it is now, unless that was done; waits where it is on its way.
     pub(super) async fn send_part(self: &Arc<Self>, number: PartNumber) -> Result<(), WriteError> {
-        let work = self.wait_until(|state| state.take_part(number, &self.engine)).await;
+        let work = interruptible(self.wait_until(|state| state.take_part(number, &self.engine))).await?;
         let Some((generation, transfer, body)) = work else { return Ok(()) };
         let sent = transfer.send_part(number, generation, body).await;
         let result = {
@@ -486,9 +522,15 @@ impl DirtyFile {
         let file = self.clone();
         self.engine.runtime().spawn(async move {
             let mut pause = pause;
+            let client = file.engine.upload().client();
             loop {
-                tokio::time::sleep(pause).await;
-                match file.publish().await {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = client.recovered() => {}
+                }
+                // Not while it is being published: writers would wait, and need not.
+                client.reachable().await;
+                match within(BACKGROUND_PATIENCE, file.publish()).await {
                     Ok(_) | Err(WriteError::Retired) => break,
                     Err(WriteError::Stale) => {
                         if let Err(error) = file.keep(CONFLICT).await {

@@ -100,6 +100,8 @@ pub(super) struct State {
     pub(super) last_change: SystemTime,
     /// When the base was last seen unchanged.
     pub(super) base_seen: Option<Instant>,
+    /// Before it was closed the last time, a returned call had promised already that it would be published.
+    pub(super) was_promised: bool,
     /// A writer was killed: the release that follows keeps the session and does not publish it.
     pub(super) killed: bool,
 }
@@ -125,6 +127,7 @@ impl State {
             last_write: at,
             last_change: at,
             base_seen: None,
+            was_promised: false,
             killed: false,
         }
     }
