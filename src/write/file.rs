@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::state::{Piece, Running, State};
 use super::{WriteEngine, WriteError};
+use crate::base::caller::wait;
 use crate::base::time::{micros, now};
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId};
 use crate::spill::{Base, Filling, HeaderRecord, Lease, Phase, SessionDir, SessionRecord, Times};
@@ -496,11 +497,11 @@ impl DirtyFile {
         match step {
             Step::Done => return Ok(true),
             Step::Fetch(index) => self.fetch_piece(index).await?,
-            Step::Busy => self.wait_until(|state| (state.in_flight == 0).then_some(())).await,
-            Step::Gated => self.wait_until(|state| (!state.gated).then_some(())).await,
+            Step::Busy => wait(self.wait_until(|state| (state.in_flight == 0).then_some(()))).await?,
+            Step::Gated => wait(self.wait_until(|state| (!state.gated).then_some(()))).await?,
             Step::Checkpoint => self.checkpoint().await?,
-            Step::NoRoom(bytes) => drop(self.engine.make_room(bytes).await),
-            Step::DiskFull => self.engine.wait_for_disk().await?,
+            Step::NoRoom(bytes) => drop(wait(self.engine.make_room(bytes)).await?),
+            Step::DiskFull => wait(self.engine.wait_for_disk()).await??,
         }
         Ok(false)
     }

@@ -34,6 +34,7 @@ pub use restore::Restored;
 pub use sparse::Seek;
 pub use status::FileStatus;
 
+use crate::base::caller::Cut;
 use crate::base::{ObjectKey, SessionId};
 use crate::oss;
 use crate::spill::{SpillError, SpillStore};
@@ -55,6 +56,9 @@ pub enum WriteError {
     /// Another client changed the object that is being edited.
     #[error("another client changed the object that is being edited")]
     Stale,
+    /// Whoever asked waits no more.
+    #[error(transparent)]
+    Cut(#[from] Cut),
     #[error(transparent)]
     Oss(#[from] oss::Error),
 }
@@ -62,6 +66,15 @@ pub enum WriteError {
 impl WriteError {
     pub(crate) fn is_disk_full(&self) -> bool {
         matches!(self, Self::Spill { errno: Some(libc::ENOSPC | libc::EDQUOT), .. })
+    }
+
+    /// Whether it was whoever asked that ended it.
+    pub fn is_interruption(&self) -> bool {
+        match self {
+            Self::Cut(cut) => *cut == Cut::Interrupted,
+            Self::Oss(error) => error.kind == oss::ErrorKind::Interrupted,
+            _ => false,
+        }
     }
 }
 

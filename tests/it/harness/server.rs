@@ -136,6 +136,11 @@ impl Server {
         });
     }
 
+    /// From now on every connection is reset, or none any more.
+    pub(crate) fn outage(&self, on: bool) {
+        self.tell("POST", "outage", json!({"on": on}).to_string().as_bytes());
+    }
+
     /// Ends all faults and opens all gates.
     pub(crate) fn clear_faults(&self) {
         self.tell("DELETE", "faults", b"");
