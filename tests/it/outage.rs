@@ -143,7 +143,10 @@ fn whatever_waits_can_be_interrupted() {
         let (bench, left) = ended_by(libc::SIGINT, operation, script);
         assert_eq!(left, [Value::Null; 0], "{script}");
         let keys = bench.server.keys();
-        assert!(keys.iter().any(|key| key == "d/old" || key == "d/new") || operation == "DeleteObject", "{script}: {keys:?}");
+        assert!(
+            keys.iter().any(|key| key == "d/old" || key == "d/new") || operation == "DeleteObject",
+            "{script}: {keys:?}"
+        );
     }
 }
 
@@ -160,15 +163,17 @@ fn a_mount_waits_for_the_service_or_does_not() {
 
     let mount = bench.mount(&["--offline", "mount"]);
     assert_eq!(mount.status()["state"], "offline");
-    mount.sh("exec 3> unsent; echo written >&3; cat unsent");
+    assert_fails(&mount.try_sh("echo written > unsent"), "Connection timed out");
     bench.server.outage(false);
     wait_until("it has connected", || mount.status()["state"] == "ok");
-    assert_eq!(mount.sh("cat f unsent"), "content\nwritten\n");
+    assert_eq!(mount.sh("cat f; echo written > unsent; cat unsent"), "content\nwritten\n");
     mount.umount();
 
     bench.server.outage(true);
     let waiting = Mount::command(&bench, BUCKET, &bench.path("mnt"), &[]).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("it waits", || std::fs::read_to_string(bench.state().join("log")).is_ok_and(|log| log.contains("waiting")));
+    wait_until("it waits", || {
+        std::fs::read_to_string(bench.state().join("log")).is_ok_and(|log| log.contains("waiting"))
+    });
     bench.server.outage(false);
     let output = waiting.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", told(&output));
