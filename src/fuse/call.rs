@@ -50,7 +50,8 @@ impl Call {
 
     async fn run<T>(self, patience: Patience, work: impl Future<Output = Result<T, FsError>>) -> Result<T, FsError> {
         let caller = Caller::new(patience);
-        let mut work = std::pin::pin!(caller.clone().scope(work));
+        // On the heap: as deep as it goes, it would fill the stack.
+        let mut work = Box::pin(caller.clone().scope(work));
         let mut look = FIRST_LOOK;
         loop {
             if let Ok(done) = tokio::time::timeout(look, &mut work).await {
@@ -64,12 +65,16 @@ impl Call {
         }
     }
 
-    /// Whether the caller has a signal that would end it, or that it wants to see to.
+    /// Whether the caller has a signal that would end it, or that it wants to see to; or is gone, as one that was killed
+    /// while the kernel read ahead for it.
     fn is_ending(self) -> bool {
         if self.tid == 0 {
             return false;
         }
-        std::fs::read_to_string(format!("/proc/{}/status", self.tid)).is_ok_and(|status| is_ending(&status))
+        match std::fs::read_to_string(format!("/proc/{}/status", self.tid)) {
+            Ok(status) => is_ending(&status),
+            Err(error) => matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
+        }
     }
 }
 
@@ -112,5 +117,6 @@ mod tests {
     fn this_process_is_not_ending() {
         let tid = std::process::id();
         assert!(!Call { tid }.is_ending() && !Call::of_nobody().is_ending());
+        assert!(Call { tid: u32::MAX }.is_ending(), "nobody has this number");
     }
 }

@@ -182,7 +182,17 @@ impl Client {
         &self,
         request: &Request<'_>,
         expect: Expect,
-        read: impl Fn(&mut Reply) -> Result<T, E>,
+        read: impl Fn(&mut Reply) -> Result<T, E> + Send,
+    ) -> Result<T, Error> {
+        // On the heap: whatever asks would be as large as this otherwise, and so would what asks that.
+        Box::pin(self.try_until_done(request, expect, read)).await
+    }
+
+    async fn try_until_done<T, E: ToString>(
+        &self,
+        request: &Request<'_>,
+        expect: Expect,
+        read: impl Fn(&mut Reply) -> Result<T, E> + Send,
     ) -> Result<T, Error> {
         let inner = &*self.0;
         let about = (request.operation, request.subject(&inner.bucket));

@@ -28,7 +28,7 @@ impl Vfs {
             return old;
         }
         let patience = if self.client.is_failing() { PATIENCE_FAILING } else { PATIENCE };
-        match within(Patience::Strict(patience), ask).await {
+        match within(Patience::Strict(patience), Box::pin(ask)).await {
             Err(error) if error.is_outage() => {
                 log::debug!("{error}; what is known is served");
                 remembered().unwrap_or(Err(error))

@@ -82,7 +82,7 @@ impl DirtyFile {
     /// `gives_up` is asked when whoever waits is interrupted.
     async fn publish_unless(self: &Arc<Self>, gives_up: impl FnOnce() -> bool) -> Result<Published, WriteError> {
         let (file, caller) = (self.clone(), inherit());
-        let work = caller.clone().scope(async move { file.publish_to_the_end().await });
+        let work = Box::pin(caller.clone().scope(async move { file.publish_to_the_end().await }));
         match interruptible(self.engine.runtime().spawn(work)).await {
             Ok(done) => done.unwrap_or_else(|error| {
                 Err(WriteError::Spill { message: format!("the process is ending: {error}"), errno: None })
