@@ -457,7 +457,11 @@ impl DirtyFile {
                 segments.push(Segment::Base(from_base));
             }
             if from_base.len() < want.len() {
-                segments.push(Segment::Zeros(want.len() - from_base.len()));
+                let zeros = want.len() - from_base.len();
+                match segments.last_mut() {
+                    Some(Segment::Zeros(len)) => *len += zeros,
+                    _ => segments.push(Segment::Zeros(zeros)),
+                }
             }
         }
         Ok(segments)

@@ -86,6 +86,9 @@ impl Leftover {
         if let Some(base) = self.record.base.as_ref().filter(|_| self.record.is_base_hidden()) {
             clear &= self.engine.delete_hidden(&base.key).await;
         }
+        if self.record.zeros {
+            clear &= self.engine.delete_zeros(self.record.id).await;
+        }
         if clear && let Err(error) = self.dir.discard() {
             log::error!("{error}");
         }
@@ -278,7 +281,8 @@ impl State {
             self.remove_piece(index);
         }
         self.parts.clear();
-        self.copies.clear();
+        self.others.clear();
+        self.copying.clear();
         self.away.clear();
         (self.transfer, self.hidden, self.cursor) = (None, false, None);
     }

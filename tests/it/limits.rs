@@ -172,3 +172,48 @@ fn a_child_that_is_started_while_a_file_is_open_hangs_nobody() {
     assert_eq!(bench.server.get("f").unwrap(), b"one two");
     mount.umount();
 }
+
+#[test]
+fn a_tebibyte_of_nothing_crosses_no_wire() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&[]);
+    let (a, b) = (noise(8, 4096), noise(9, 3000));
+    let counts = bench.counting(|| {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(mount.path("f")).unwrap();
+        file.set_len(1 << 40).unwrap();
+        file.write_all_at(&a, (700 << 30) + 77).unwrap();
+        file.write_all_at(&b, 5 << 20).unwrap();
+    });
+    assert!(counts.moved() < 64 * MIB as u64, "{} bytes moved", counts.moved());
+    assert!(counts.total() < 320, "{:?}", counts.all());
+    let object = &bench.server.objects()[0];
+    assert_eq!((object["key"].as_str(), object["size"].as_u64()), (Some("f"), Some(1 << 40)));
+    assert_eq!(bench.server.objects().len(), 1, "no object of zeros stays behind");
+    let file = File::open(mount.path("f")).unwrap();
+    for (at, content) in [((700 << 30) + 77, &a), (5 << 20, &b), (900 << 30, &vec![0; 5000])] {
+        let mut back = vec![0; content.len()];
+        file.read_exact_at(&mut back, at).unwrap();
+        assert_same(&back, content, "read back");
+    }
+    assert!(bench.server.uploads().is_empty());
+    drop(file);
+    mount.umount();
+}
+
+#[test]
+fn holes_in_a_new_file_are_sent_once_at_most() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&["--part-size", "1MiB"]);
+    let mut content = vec![0; 90 * MIB + 5];
+    let data = noise(10, 3 * MIB);
+    let counts = bench.counting(|| {
+        let file = File::create(mount.path("f")).unwrap();
+        file.set_len(content.len() as u64).unwrap();
+        file.write_all_at(&data, 40 * MIB as u64 + 10).unwrap();
+    });
+    content[40 * MIB + 10..43 * MIB + 10].copy_from_slice(&data);
+    assert!(counts.moved() < 14 * MIB as u64, "{} bytes moved", counts.moved());
+    assert_same(&bench.server.get("f").unwrap(), &content, "the object");
+    assert_eq!(bench.server.keys(), ["f"]);
+    mount.umount();
+}
