@@ -7,4 +7,4 @@ mod plan;
 mod transfer;
 
 pub use plan::Plan;
-pub use transfer::{Finished, PartOutcome, Transfer, UploadEngine, UploadOptions, headers_of, record_of};
+pub use transfer::{Finished, PartOutcome, Transfer, UploadEngine, UploadOptions, headers_of, record_of, whole_crc};

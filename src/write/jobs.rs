@@ -81,7 +81,9 @@ impl State {
                 jobs.push(job(range, Source::Local));
             } else if self.data_runs(range).is_empty() {
                 push_zeros(&mut jobs, job(range, Source::Zeros), step);
-            } else if zeros.is_some_and(|(_, slices)| slices) && self.hole_bytes(&job(range, Source::Local)) >= ZEROS_MIN {
+            } else if zeros.is_some_and(|(_, slices)| slices)
+                && self.hole_bytes(&job(range, Source::Local)) >= ZEROS_MIN
+            {
                 let generation = self.parts.get(&number).map_or(0, |part| part.generation);
                 let mut at = range.start;
                 for run in self.data_runs(range) {
@@ -150,7 +152,9 @@ impl State {
 fn push(jobs: &mut Vec<Job>, job: Job, most: u64) {
     match jobs.last_mut() {
         Some(run)
-            if run.source == job.source && run.range.end == job.range.start && run.range.len() + job.range.len() <= most =>
+            if run.source == job.source
+                && run.range.end == job.range.start
+                && run.range.len() + job.range.len() <= most =>
         {
             run.range.end = job.range.end;
         }
@@ -231,7 +235,11 @@ mod tests {
         let middle = 512 * MIB;
         assert_eq!(
             shape(&state),
-            [(1, 0, middle, Source::Base), (65, middle, middle + 8 * MIB, Source::Local), (66, middle + 8 * MIB, GIB, Source::Base)]
+            [
+                (1, 0, middle, Source::Base),
+                (65, middle, middle + 8 * MIB, Source::Local),
+                (66, middle + 8 * MIB, GIB, Source::Base)
+            ]
         );
     }
 
@@ -254,7 +262,6 @@ mod tests {
         state.size = GIB + KIB;
         assert_eq!(shape(&state), [(1, 0, GIB, Source::Base), (129, GIB, GIB + KIB, Source::Local)]);
     }
-
 
     /// What must hold of every list of jobs.
     fn assert_sound(state: &State, jobs: &[Job]) {

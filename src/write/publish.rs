@@ -21,7 +21,7 @@ use crate::base::time::now;
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, crc64};
 use crate::oss::{CopyOptions, ErrorKind, Outcome, PutHeaders};
 use crate::spill::{Base, Phase, SpillBody};
-use crate::upload::{Finished, PartOutcome, Transfer};
+use crate::upload::{Finished, PartOutcome, Transfer, whole_crc};
 
 /// How fresh a look at the base must be to spare another before it is replaced.
 const BASE_FRESH: Duration = Duration::from_secs(1);
@@ -250,9 +250,12 @@ impl DirtyFile {
     }
 
     async fn complete(&self, transfer: &Transfer, parts: &[(PartNumber, PartOutcome)]) -> Result<Finished, WriteError> {
-        let crc = transfer.expected_crc(parts).await?;
+        let mut parts = parts.to_vec();
+        transfer.learn_sums(&mut parts).await?;
+        self.check_fetched(&parts)?;
+        let crc = whole_crc(&parts);
         self.note_completing(crc)?;
-        Ok(transfer.complete(parts, crc).await?)
+        Ok(transfer.complete(&parts, crc).await?)
     }
 
     /// Says in the session file of an edit what object is about to replace the one that is edited.

@@ -88,6 +88,8 @@ pub(super) struct State {
     pub(super) away: BTreeSet<PartNumber>,
     /// The bytes of `pieces`, as they are counted against the limit.
     pub(super) lease: Lease,
+    /// What was fetched of the base, by piece, and its sum as it came.
+    pub(super) fetched: BTreeMap<u64, (ByteRange, u64)>,
     /// Writes between their first and their last look at the state.
     pub(super) in_flight: u32,
     /// Written or cut since it was begun or taken up.
@@ -118,6 +120,7 @@ impl State {
             open: VecDeque::new(),
             parts: BTreeMap::new(),
             others: BTreeMap::new(),
+            fetched: BTreeMap::new(),
             copying: BTreeSet::new(),
             zeros: None,
             zeros_refused: false,

@@ -136,7 +136,10 @@ impl DirtyFile {
 fn is_refusal(kind: ErrorKind) -> bool {
     matches!(
         kind,
-        ErrorKind::AccessDenied | ErrorKind::InvalidArgument | ErrorKind::Unsupported | ErrorKind::TooLarge
+        ErrorKind::AccessDenied
+            | ErrorKind::InvalidArgument
+            | ErrorKind::Unsupported
+            | ErrorKind::TooLarge
             | ErrorKind::Archived
     )
 }
