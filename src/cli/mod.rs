@@ -11,10 +11,13 @@ mod holders;
 mod mount;
 mod mountinfo;
 mod preflight;
+mod progress;
 mod recover;
 mod status;
+mod sync;
 mod table;
 mod umount;
+mod uploads;
 mod usage;
 
 use std::ffi::OsString;
@@ -48,7 +51,9 @@ enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Status(status::Args),
+    Sync(sync::Args),
     Recover(recover::Args),
+    Uploads(uploads::Args),
     DevServer(dev_server::Args),
 }
 
@@ -100,7 +105,9 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Sync(args) => sync::run(&args),
         Command::Recover(args) => recover::run(&args),
+        Command::Uploads(args) => uploads::run(&args),
         Command::DevServer(args) => dev_server::run(&args),
     }
 }
@@ -108,6 +115,11 @@ fn dispatch(command: Command) -> Result<(), Error> {
 /// A line on stderr. That nobody reads it any more is no reason to fail.
 fn complain(line: &str) {
     drop(writeln!(io::stderr().lock(), "ossfuse: {}", line.replace('\n', " ")));
+}
+
+/// Has warnings of what a command uses come out on stderr; where something logs already, they go there.
+fn log_warnings() {
+    drop(env_logger::Builder::new().filter_module("ossfuse", log::LevelFilter::Warn).try_init());
 }
 
 /// Writes a command's result to stdout; a reader that has seen enough (`| head`) is no failure.

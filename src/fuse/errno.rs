@@ -28,6 +28,7 @@ fn number(error: &FsError) -> i32 {
         FsError::NoSpace => libc::ENOSPC,
         FsError::Invalid => libc::EINVAL,
         FsError::Busy => libc::EBUSY,
+        FsError::Copying => libc::EAGAIN,
         FsError::BadHandle => libc::EBADF,
         FsError::Name(error) => of_key(*error),
         FsError::Write(error) => of_write(error),

@@ -6,6 +6,7 @@
 //! A folder that has been moved to `trash/` is done with: the move is the one step that ends a session.
 
 mod body;
+mod commit;
 mod folder;
 mod frame;
 mod gauge;

@@ -33,7 +33,10 @@ impl Vfs {
     pub fn write_now(&self, fh: u64, offset: u64, data: &[u8]) -> Result<Option<()>, FsError> {
         let handle = self.writable(fh)?;
         loop {
-            let dirty = self.dirty_of(&handle)?;
+            let dirty = match self.dirty_of(&handle) {
+                Err(FsError::Copying) => return Ok(None),
+                other => other?,
+            };
             match dirty.write(offset, data) {
                 Ok(Step::Done) => return Ok(Some(())),
                 Ok(_) => return Ok(None),
@@ -47,7 +50,7 @@ impl Vfs {
     pub async fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<(), FsError> {
         let handle = self.writable(fh)?;
         loop {
-            let dirty = self.dirty_of(&handle)?;
+            let dirty = self.dirty_waiting(&handle).await?;
             match dirty.write_waiting(offset, data).await {
                 Err(WriteError::Retired) => self.pass_retired(&dirty),
                 other => return Ok(other?),
@@ -69,6 +72,16 @@ impl Vfs {
         Ok(dirty)
     }
 
+    /// The same, waiting until the attributes of the file are stored.
+    async fn dirty_waiting(&self, handle: &Handle) -> Result<Arc<DirtyFile>, FsError> {
+        loop {
+            match self.dirty_of(handle) {
+                Err(FsError::Copying) => self.later.idle(handle.ino).await,
+                other => return other,
+            }
+        }
+    }
+
     /// The session of a file that is about to be changed; an edit of the object that was opened, if none is there.
     pub(super) fn session_of(&self, file: &Arc<OpenFile>) -> Result<Arc<DirtyFile>, FsError> {
         if let Some(dirty) = file.dirty() {
@@ -79,6 +92,9 @@ impl Vfs {
         let mut state = file.state.lock();
         if let Some(dirty) = &state.dirty {
             return Ok(dirty.clone());
+        }
+        if self.later.is_busy(file.ino) {
+            return Err(FsError::Copying);
         }
         let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
         let name = node.place.as_ref().map_or("", |(_, name)| name);
@@ -186,7 +202,7 @@ impl Vfs {
     pub async fn fallocate(&self, fh: u64, range: ByteRange, how: Allocate) -> Result<(), FsError> {
         let handle = self.writable(fh)?;
         loop {
-            let dirty = self.dirty_of(&handle)?;
+            let dirty = self.dirty_waiting(&handle).await?;
             let done = async {
                 if how.zero {
                     dirty.zero_waiting(range).await?;
@@ -232,7 +248,10 @@ impl Vfs {
         if range.is_empty() {
             return if from.1 >= base.size { Ok(0) } else { Err(FsError::Unsupported) };
         }
-        let dirty = self.dirty_of(&target)?;
+        let dirty = match self.dirty_of(&target) {
+            Err(FsError::Copying) => return Err(FsError::Unsupported),
+            other => other?,
+        };
         if dirty.adopt(&base, range)? { Ok(range.len()) } else { Err(FsError::Unsupported) }
     }
 
@@ -250,7 +269,18 @@ impl Vfs {
                 log::warn!("{}: its writer was killed; what it wrote is kept, not published", dirty.name());
                 Ok(())
             }
-            FlushKind::Killed | FlushKind::Close => self.publish(&dirty).await,
+            FlushKind::Killed | FlushKind::Close => self.close(&dirty).await,
+        }
+    }
+
+    /// Does what closing a file promises: the object equals it, or, with `--close local`, its bytes are safe here.
+    async fn close(&self, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
+        if !self.options.close_local {
+            return self.publish(dirty).await;
+        }
+        match dirty.close_locally().await {
+            Err(WriteError::Retired) => Ok(()),
+            other => Ok(other?),
         }
     }
 
@@ -304,7 +334,10 @@ impl Vfs {
                 dirty.keep("its writer was killed").await?;
                 self.unsettle(dirty.id());
             } else if dirty.published().is_none() {
-                dirty.publish_in_background();
+                match self.options.close_local {
+                    true if dirty.close_locally().await.is_ok() => {}
+                    _ => dirty.publish_in_background(),
+                }
             }
         }
         {

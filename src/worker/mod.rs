@@ -5,8 +5,10 @@
 
 mod drain;
 mod journal;
+mod recover;
 mod refusal;
 mod status;
+mod sync;
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +19,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::base::Budget;
 use crate::base::limits::MIB;
-use crate::config::{Access, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode};
+use crate::config::{
+    Access, CloseMode, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode,
+};
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
 use crate::fuse::{self, Adapter, KernelMount, MountPlan};
@@ -32,6 +36,7 @@ use crate::write::WriteEngine;
 use drain::{Drain, Drained};
 
 pub use journal::probe_if_asked;
+pub use recover::{RecoverAction, RecoverFailure, is_local, owned_uploads_offline, recover_offline};
 pub use refusal::Error;
 
 /// Threads that drive the network.
@@ -113,7 +118,7 @@ fn assemble(
     probe.map_err(|_| refusal::silent(config))?.map_err(|error| refusal::service(config, &error))?;
     let replay =
         Replay::prepare(&write, mode_of(config.writing.recover)).map_err(|error| refusal::replay(config, &error))?;
-    let drain = Drain::new(write, replay.sessions());
+    let drain = Drain::new(vfs.clone(), replay.sessions());
     let worker = Worker { config: config.clone(), client, vfs, drain, started_at: crate::base::time::now() };
     Ok((worker, replay, left))
 }
@@ -165,6 +170,7 @@ fn vfs_options(config: &MountConfig) -> VfsOptions {
         attr_ttl: files.attr_ttl,
         list_ttl: files.list_ttl,
         read_only: files.read_only,
+        close_local: config.writing.close == CloseMode::Local,
         fsync_remote: config.writing.fsync == FsyncMode::Remote,
         publish_killed: config.writing.on_kill == OnKill::Publish,
         capacity: files.capacity,
@@ -202,7 +208,13 @@ fn serve(
         worker.vfs.take_up(left);
     }
     runtime.spawn(replay.run());
+    if !worker.config.files.read_only {
+        runtime.spawn(recover::expire(worker.clone()));
+    }
     worker.vfs.refresh_usage();
+    if let Some(after) = worker.config.writing.publish_after {
+        worker.vfs.publish_after(after);
+    }
     let posix = worker.config.files.metadata == MetadataMode::Posix;
     let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix);
     let place = worker.config.mountpoint.display().to_string();
@@ -233,6 +245,13 @@ async fn answer(worker: Arc<Worker>, request: Request, progress: Progress) -> Re
     match request {
         Request::Status => Response::Status { status: Box::new(status::of(&worker)) },
         Request::RecoverList => recover_list(&worker),
+        Request::RecoverPublish { id, key } => recover::of_mount(&worker, &id, RecoverAction::Publish(key)).await,
+        Request::RecoverExport { id, file } => recover::of_mount(&worker, &id, RecoverAction::Export(file)).await,
+        Request::RecoverDiscard { id } => recover::of_mount(&worker, &id, RecoverAction::Discard).await,
+        Request::OwnedUploads => recover::owned_uploads(&worker),
+        Request::Sync { path, timeout_ms } => {
+            sync::answer(&worker, path, timeout_ms.map(Duration::from_millis), &progress).await
+        }
         Request::Umount { force: true, .. } => match fuse::unmount(&worker.config.mountpoint, true) {
             Ok(()) => {
                 log::warn!("{}: detached by force; what is pending is kept", worker.config.mountpoint.display());

@@ -27,6 +27,7 @@ pub(super) fn of(worker: &Worker) -> MountStatus {
         started_at: Some(rfc3339(worker.started_at)),
         pending: worker.drain.pending(),
         kept: kept(worker),
+        expiring: super::recover::expiring(worker),
         uploads,
         spill: SpillStatus { bytes: Some(gauge.used()), limit: gauge.limit() },
         memory: MemoryStatus { rss: resident(), limit: Some(config.memory_limit) },

@@ -120,6 +120,7 @@ impl DirtyFile {
         {
             let mut state = self.state.lock();
             state.record.phase = Phase::Synced;
+            state.closed_locally = false;
             (state.record.size, state.record.pieces) = (None, Vec::new());
         }
         self.rewrite_record()
@@ -140,7 +141,7 @@ impl DirtyFile {
             state.record.times = times;
             state.last_change = now();
         }
-        self.rewrite_record()
+        self.rewrite_promise()
     }
 
     /// The attributes that will be published with the file.
@@ -209,6 +210,37 @@ impl DirtyFile {
         self.detach(Some(key), object)
     }
 
+    /// An object has been copied by our own doing: where the file edits or replaces it, it goes along.
+    pub fn follow(&self, object: &Rekeyed) {
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            let edits = state.record.base.as_ref().is_some_and(|base| base.etag == object.before);
+            if !edits && state.record.replaces.as_ref() != Some(&object.before) {
+                return;
+            }
+            state.record.follow(&object.before, &object.key, &object.after);
+        }
+        if let Err(error) = self.rewrite_promise() {
+            log::error!("{}: {error}", self.name());
+        }
+    }
+
+    /// Gives a file that stands in the bucket nowhere yet another name, where it is to replace `over` in the end.
+    ///
+    /// # Errors
+    /// As for [`Self::rename`].
+    pub async fn rename_over(&self, key: ObjectKey, over: Option<ETag>) -> Result<(), WriteError> {
+        let _one = self.publishing.lock().await;
+        {
+            let mut state = self.state.lock();
+            if state.retired.is_none() && !state.ended {
+                state.record.replaces = over;
+            }
+        }
+        self.detach(Some(key), None)
+    }
+
     /// Takes the file's name away: it lives on, locally, until it is discarded. `kept` is a copy of the object that
     /// it edits, where its bytes are still wanted.
     ///
@@ -241,7 +273,12 @@ impl DirtyFile {
         }
         self.give_up(transfer);
         self.changed.notify_waiters();
-        // Where the bytes were promised to survive power loss, so is the name.
+        self.rewrite_promise()
+    }
+
+    /// Writes the session file again: where the bytes were promised to survive power loss, so is what it says of name
+    /// and attributes. The caller holds `structure`.
+    fn rewrite_promise(&self) -> Result<(), WriteError> {
         let (dir, record) = {
             let state = self.state.lock();
             (state.dir.clone(), state.record.clone())
@@ -255,23 +292,27 @@ impl DirtyFile {
     /// Ends the session without publishing it; its bytes are gone. `Some` where it had been published already.
     pub async fn discard(&self) -> Result<Option<Published>, WriteError> {
         let _one = self.publishing.lock().await;
-        let _structure = self.structure.lock();
-        let (dir, transfer) = {
-            let mut state = self.state.lock();
-            if state.retired.is_some() || state.ended {
-                return Ok(state.retired.clone());
-            }
-            state.ended = true;
-            (state.dir.clone(), state.let_go())
-        };
-        self.give_up(transfer);
-        if let Some(dir) = dir
-            && let Some(left) = self.end_folder(dir)?
         {
-            self.engine.runtime().spawn(left.clear());
+            let _structure = self.structure.lock();
+            let (dir, transfer) = {
+                let mut state = self.state.lock();
+                if state.retired.is_some() || state.ended {
+                    return Ok(state.retired.clone());
+                }
+                state.ended = true;
+                (state.dir.clone(), state.let_go())
+            };
+            self.give_up(transfer);
+            if let Some(dir) = dir
+                && let Some(left) = self.end_folder(dir)?
+            {
+                self.engine.runtime().spawn(left.clear());
+            }
         }
         self.state.lock().give_back();
         self.engine.unregister(self.id());
+        // Where it was promised to survive power loss, so is its end.
+        self.engine.spill().settle_ends().await?;
         Ok(None)
     }
 
@@ -310,6 +351,14 @@ impl DirtyFile {
         }
         log::warn!("{}: not published, kept as session {}: {reason}", self.name(), self.id());
         self.rewrite_record()
+    }
+
+    /// As [`Self::keep`], where nobody waits to be told: who observes is.
+    pub(super) async fn keep_in_background(&self, reason: &str) {
+        match self.keep(reason).await {
+            Ok(()) => self.engine.tell(self.id(), None),
+            Err(error) => log::error!("{}: {error}", self.name()),
+        }
     }
 }
 

@@ -30,7 +30,7 @@ const COPY_BYTES_MAX: u64 = GIB;
 /// Why an edit of an object that another client changed is kept.
 pub const CONFLICT: &str = "another client changed the object";
 /// The pause before a failed publication is tried again in the background, doubled up to the second.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+pub(super) const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// The object that a session has become.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +127,10 @@ impl DirtyFile {
             self.send_jobs().await?;
         }
         let _gate = self.close_gate().await;
-        self.note_closing()?;
+        {
+            let _structure = self.structure.lock();
+            self.note_closing()?;
+        }
         let is_detour = {
             let state = self.state.lock();
             state.is_upload_hidden() && !state.is_small()
@@ -151,8 +154,8 @@ impl DirtyFile {
     }
 
     /// Says in the session file that the file is closed, what it looks like, and so that it must be published.
-    fn note_closing(&self) -> Result<(), WriteError> {
-        let _structure = self.structure.lock();
+    /// The caller holds `structure`.
+    pub(super) fn note_closing(&self) -> Result<(), WriteError> {
         {
             let mut state = self.state.lock();
             state.record.phase = Phase::Closing;
@@ -512,7 +515,7 @@ impl DirtyFile {
             self.state.lock().give_back();
         }
         self.engine.unregister(self.id());
-        self.engine.tell(self.id(), &published);
+        self.engine.tell(self.id(), Some(&published));
         Some((published, left))
     }
 
@@ -559,9 +562,7 @@ impl DirtyFile {
                 match file.publish().await {
                     Ok(_) | Err(WriteError::Retired) => break,
                     Err(WriteError::Stale) => {
-                        if let Err(error) = file.keep(CONFLICT).await {
-                            log::error!("{}: {error}", file.name());
-                        }
+                        file.keep_in_background(CONFLICT).await;
                         break;
                     }
                     Err(error @ WriteError::Lost) => {

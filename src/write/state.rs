@@ -105,6 +105,8 @@ pub(super) struct State {
     pub(super) last_change: SystemTime,
     /// When the base was last seen unchanged.
     pub(super) base_seen: Option<Instant>,
+    /// It was closed on the local disk, and all of it survives power loss as long as it is closed.
+    pub(super) closed_locally: bool,
     /// A writer was killed: the release that follows keeps the session and does not publish it.
     pub(super) killed: bool,
 }
@@ -137,6 +139,7 @@ impl State {
             last_write: at,
             last_change: at,
             base_seen: None,
+            closed_locally: false,
             killed: false,
         }
     }
