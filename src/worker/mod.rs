@@ -107,15 +107,15 @@ fn assemble(
     let _inside = runtime.enter();
     let client = Client::new((&config.connection).into()).map_err(|error| refusal::service(config, &error))?;
     let (journal, _writer) = journal::open(&folder.layout().journal())?;
-    let limit = spill_limit(config, folder.layout().root());
+    let limit = spill_limit(config, folder.layout());
     // Parts that are on their way lie on the disk: no more of them than it may hold.
     let workers =
         config.writing.upload_workers.min(usize::try_from(limit / config.writing.part_size).unwrap_or(1).max(1));
-    let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers });
+    let budget = Budget::new(config.memory_limit.saturating_sub(MEMORY_RESERVE).max(16 * MIB));
+    let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers }).within(budget.clone());
     let spill = SpillStore::open_limited(folder, limit);
     let write = WriteEngine::new(upload, spill, config.writing.part_size, runtime.handle().clone());
     write.hide_under(&config.connection.prefix);
-    let budget = Budget::new(config.memory_limit.saturating_sub(MEMORY_RESERVE).max(16 * MIB));
     let mut reading = ReadOptions::new(budget);
     reading.workers = config.reading.download_workers;
     if let Some(rate) = config.connection.limits.download {
@@ -135,10 +135,12 @@ fn assemble(
     Ok((worker, replay, left))
 }
 
-/// Bytes that spill files may take: what was asked for, else half of what is free on their disk.
-fn spill_limit(config: &MountConfig, folder: &std::path::Path) -> u64 {
+/// Bytes that spill files may take: what was asked for, else half of what is free on their disk, what lies there
+/// already aside.
+fn spill_limit(config: &MountConfig, layout: &Layout) -> u64 {
+    let folder = layout.root();
     config.writing.spill_limit.unwrap_or_else(|| match crate::spill::free_bytes(folder) {
-        Ok(free) => free / 2,
+        Ok(free) => crate::spill::spilled_bytes(layout).saturating_add(free / 2),
         Err(error) => {
             log::warn!("{}: {error}; --spill-limit is not set", folder.display());
             u64::MAX

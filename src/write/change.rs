@@ -379,7 +379,7 @@ impl super::state::State {
         self.record.base_valid = self.record.base_valid.min(size);
         self.record.extent = size;
         self.touch(ByteRange::new(size, old));
-        self.copies.retain(|_, (range, _)| range.end <= size);
+        self.others.retain(|_, other| other.range.end <= size);
         let cut =
             void_pieces(self.plan.piece_size(), size, self.pieces.iter().map(|(index, piece)| (*index, piece.len)));
         for (index, left) in &cut {

@@ -13,12 +13,14 @@ mod fence;
 mod fetch;
 mod file;
 mod hidden;
+mod jobs;
 mod publish;
 mod restore;
 mod room;
 mod sparse;
 mod state;
 mod status;
+mod zeros;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};

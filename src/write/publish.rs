@@ -14,14 +14,15 @@ use super::fence::Change;
 use super::fetch::stale_if_changed;
 use super::file::DirtyFile;
 use super::hidden::{Leftover, corrupt};
-use super::state::{Job, State};
+use super::jobs::{Job, Other, Source};
+use super::state::State;
 use crate::base::caller::{Patience, inherit, interruptible, within};
 use crate::base::limits::GIB;
 use crate::base::time::now;
-use crate::base::{ByteRange, ETag, ObjectKey, PartNumber};
+use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, crc64};
 use crate::oss::{CopyOptions, ErrorKind, Outcome, PutHeaders};
-use crate::spill::{Phase, SpillBody};
-use crate::upload::{Finished, PartOutcome, Standing, Transfer, replace_headers};
+use crate::spill::{Base, Phase, SpillBody};
+use crate::upload::{Finished, PartOutcome, Standing, Transfer, replace_headers, whole_crc};
 
 /// How fresh a look at the base must be to spare another before it is replaced.
 const BASE_FRESH: Duration = Duration::from_secs(1);
@@ -280,9 +281,12 @@ impl DirtyFile {
     }
 
     async fn complete(&self, transfer: &Transfer, parts: &[(PartNumber, PartOutcome)]) -> Result<Finished, WriteError> {
-        let crc = transfer.expected_crc(parts).await?;
+        let mut parts = parts.to_vec();
+        transfer.learn_sums(&mut parts).await?;
+        self.check_fetched(&parts)?;
+        let crc = whole_crc(&parts);
         self.note_completing(crc)?;
-        Ok(transfer.complete(parts, crc).await?)
+        Ok(transfer.complete(&parts, crc).await?)
     }
 
     /// Says in the session file of an edit what object is about to replace the one that is edited.
@@ -413,6 +417,12 @@ impl DirtyFile {
             if missing.iter().any(|job| self.state.lock().away.contains(&job.number)) {
                 return Err(WriteError::Lost);
             }
+            let zeros = missing.iter().filter(|job| job.source == Source::Zeros).map(|job| job.range.len()).max();
+            if let Some(len) = zeros
+                && !self.prepare_zeros(len).await?
+            {
+                continue;
+            }
             // All of them run to their end: one that was dropped half-way would count as on its way for ever.
             let sent = join_all(missing.iter().map(|job| self.run(job))).await;
             sent.into_iter().collect::<Result<(), _>>()?;
@@ -425,32 +435,46 @@ impl DirtyFile {
     }
 
     async fn run(self: &Arc<Self>, job: &Job) -> Result<(), WriteError> {
-        if job.copy { self.copy_part(job).await } else { self.send_part(job.number).await }
+        match job.source {
+            Source::Local => self.send_part(job.number).await,
+            _ => self.send_other(job).await,
+        }
     }
 
-    async fn copy_part(&self, job: &Job) -> Result<(), WriteError> {
-        let (transfer, base) = {
-            let mut state = self.state.lock();
-            let base = state.record.base.clone().ok_or(WriteError::Retired)?;
-            (state.transfer(&self.engine).ok_or(WriteError::Retired)?, base)
-        };
-        let copied = transfer.copy_part(job.number, &base.key, job.range, &base.etag).await;
-        let outcome = match copied {
-            Err(error) if error.kind == ErrorKind::NoSuchUpload => return Err(self.lost_upload(&transfer, error)),
-            other => other.map_err(stale_if_changed)?,
+    /// Brings what is no part of the plan to the service: a copy, or a slice of a part.
+    async fn send_other(&self, job: &Job) -> Result<(), WriteError> {
+        // One thing at a time under one number: which of two came last, nobody could tell.
+        let work = self.wait_until(|state| state.take_other(job, &self.engine)).await;
+        let Some((transfer, from)) = work else { return Err(WriteError::Retired) };
+        let sent = match from {
+            From::Copy(base, range) => transfer.copy_part(job.number, &base.key, range, &base.etag).await,
+            From::Slice(generation, body) => transfer.send_part(job.number, generation, body).await,
         };
         let owned = {
             let mut state = self.state.lock();
             let owned = state.owns(&transfer);
             if owned {
-                state.copies.insert(job.number, (job.range, outcome));
+                state.copying.remove(&job.number);
+                if let Ok(outcome) = &sent {
+                    state.note_other(job, outcome.clone());
+                }
             }
             owned
         };
+        self.changed.notify_waiters();
         if !owned {
             transfer.abort().await;
+            return Ok(());
         }
-        Ok(())
+        match sent {
+            Err(error) if error.kind == ErrorKind::NoSuchUpload => Err(self.lost_upload(&transfer, error)),
+            Err(error) if job.source == Source::Base => Err(stale_if_changed(error)),
+            Err(error) if job.source == Source::Zeros => {
+                self.state.lock().zeros = None;
+                Err(error.into())
+            }
+            other => Ok(other.map(drop)?),
+        }
     }
 
     /// Sends a part as it is now, unless that was done; waits where it is on its way.
@@ -460,11 +484,7 @@ impl DirtyFile {
         let sent = transfer.send_part(number, generation, body).await;
         let result = {
             let mut state = self.state.lock();
-            state.owns(&transfer).then(|| {
-                let part = state.parts.entry(number).or_default();
-                part.sending = None;
-                sent.map(|outcome| part.sent = Some((generation, outcome)))
-            })
+            state.owns(&transfer).then(|| state.note_part(number, generation, sent))
         };
         self.changed.notify_waiters();
         self.engine.spill().gauge().nudge();
@@ -592,7 +612,58 @@ impl DirtyFile {
     }
 }
 
+/// Where the bytes of a copy or a slice are.
+enum From {
+    Copy(Base, ByteRange),
+    Slice(u64, SpillBody),
+}
+
 impl State {
+    /// The work of [`DirtyFile::send_other`]: `None` while something else is on its way under the number.
+    fn take_other(&mut self, job: &Job, engine: &super::WriteEngine) -> Option<Option<(Arc<Transfer>, From)>> {
+        let busy = self.parts.get(&job.number).is_some_and(|part| part.sending.is_some());
+        if self.retired.is_some() || self.ended {
+            return Some(None);
+        }
+        if busy || self.copying.contains(&job.number) {
+            return None;
+        }
+        let from = match job.source {
+            Source::Base => self.record.base.clone().map(|base| From::Copy(base, job.range)),
+            Source::Zeros => self.zeros.clone().map(|zeros| From::Copy(zeros, ByteRange::new(0, job.range.len()))),
+            Source::Slice(generation) => {
+                Some(From::Slice(generation, SpillBody::new(self.dir.clone(), self.record.piece_size, job.range)))
+            }
+            Source::Local => None,
+        };
+        let Some((from, transfer)) = from.zip(self.transfer(engine)) else { return Some(None) };
+        self.copying.insert(job.number);
+        Some(Some((transfer, from)))
+    }
+
+    fn note_part(
+        &mut self,
+        number: PartNumber,
+        generation: u64,
+        sent: Result<PartOutcome, crate::oss::Error>,
+    ) -> Result<(), crate::oss::Error> {
+        let part = self.parts.entry(number).or_default();
+        part.sending = None;
+        part.sent = Some((generation, sent?));
+        self.others.remove(&number);
+        Ok(())
+    }
+
+    fn note_other(&mut self, job: &Job, mut outcome: PartOutcome) {
+        if job.source == Source::Zeros {
+            outcome.crc64 = Some(crc64::zeros(job.range.len()));
+        }
+        if let Some(part) = self.parts.get_mut(&job.number) {
+            part.sent = None;
+        }
+        self.others.insert(job.number, Other { range: job.range, source: job.source, outcome });
+    }
+
     /// Whether one PUT does it: no larger than a piece, and no part is on the service yet.
     fn is_small(&self) -> bool {
         let begun = self.transfer.as_ref().is_some_and(|transfer| transfer.id().is_some());
@@ -622,7 +693,7 @@ impl State {
         if self.retired.is_some() || self.ended {
             return Some(None);
         }
-        if self.parts.entry(number).or_default().sending.is_some() {
+        if self.copying.contains(&number) || self.parts.entry(number).or_default().sending.is_some() {
             return None;
         }
         let Some(generation) = self.due(number, range.len()).filter(|_| !range.is_empty()) else { return Some(None) };
