@@ -91,7 +91,7 @@ fn file_attr(attr: &Attr) -> FileAttr {
         crtime: attr.ctime,
         kind: kind_of(attr.kind),
         perm: attr.mode as u16,
-        nlink: if attr.kind == Kind::Dir { 2 } else { 1 },
+        nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
         rdev: attr.rdev,
@@ -107,6 +107,7 @@ fn how_of(flags: i32, tid: u32) -> OpenHow {
         write: mode != OpenAccMode::O_RDONLY,
         append: flags & libc::O_APPEND != 0,
         truncate: flags & libc::O_TRUNC != 0,
+        exclusive: flags & libc::O_EXCL != 0,
         tid,
     }
 }
@@ -677,7 +678,7 @@ async fn add_plus(
     if name == "." || name == ".." {
         // The kernel takes neither number nor attributes from these.
         let at = SystemTime::UNIX_EPOCH;
-        let attr = Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0 };
+        let attr = Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0, nlink: 1 };
         return reply.add(INodeNo(ino), next, name, &Duration::ZERO, &file_attr(&attr), GENERATION);
     }
     match vfs.lookup(parent, name).await {

@@ -284,10 +284,13 @@ impl Vfs {
     pub(super) async fn publish(&self, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
         match dirty.publish().await {
             Ok(_) | Err(WriteError::Retired) => Ok(()),
-            Err(WriteError::Stale) => {
+            Err(error) if error.is_conflict() => {
                 dirty.keep(CONFLICT).await?;
                 self.unsettle(dirty.id());
-                Err(WriteError::Stale.into())
+                if let Some(key) = dirty.key() {
+                    self.published_unseen(&key);
+                }
+                Err(error.into())
             }
             Err(error) => {
                 dirty.retry_in_background(RETRY_AFTER);

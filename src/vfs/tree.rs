@@ -263,7 +263,7 @@ mod tests {
 
     fn attr(ino: u64, kind: Kind) -> Attr {
         let at = SystemTime::UNIX_EPOCH;
-        Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0 }
+        Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0, nlink: 1 }
     }
 
     fn tree() -> Tree {

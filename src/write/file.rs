@@ -14,6 +14,7 @@ use super::state::{Piece, Running, State};
 use super::{WriteEngine, WriteError};
 use crate::base::time::{micros, now};
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId};
+use crate::oss::PutHeaders;
 use crate::spill::{Base, Filling, HeaderRecord, Phase, SessionDir, SessionRecord, Times};
 use crate::upload::{Plan, Transfer};
 
@@ -225,6 +226,7 @@ impl DirtyFile {
     fn enter(&self, end: u64) -> Result<Option<Step>, WriteError> {
         loop {
             self.reopen()?;
+            self.forget_set_time()?;
             let mut state = self.state.lock();
             if let Some(step) = state.may_change()? {
                 return Ok(Some(step));
@@ -490,7 +492,7 @@ impl State {
     pub(super) fn transfer(&mut self, engine: &WriteEngine) -> Option<Arc<Transfer>> {
         if self.transfer.is_none() {
             let key = self.record.key.clone()?;
-            let headers = self.multipart_headers();
+            let headers = PutHeaders { forbid_overwrite: self.if_taken.is_some(), ..self.multipart_headers() };
             let upload = engine.0.upload.clone();
             self.transfer = Some(Arc::new(Transfer::new(upload, self.record.id, key, headers, self.record.piece_size)));
         }

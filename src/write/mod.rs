@@ -12,6 +12,7 @@ mod change;
 mod fence;
 mod fetch;
 mod file;
+mod meet;
 mod publish;
 mod restore;
 mod sparse;
@@ -30,6 +31,7 @@ pub use file::{DirtyFile, Segment, Step};
 pub use publish::{CONFLICT, Published};
 pub use restore::Restored;
 pub use sparse::Seek;
+pub use state::IfTaken;
 pub use status::FileStatus;
 
 use crate::base::{ObjectKey, SessionId};
@@ -50,8 +52,18 @@ pub enum WriteError {
     /// Another client changed the object that is being edited.
     #[error("another client changed the object that is being edited")]
     Stale,
+    /// Another client was first to create the file that had to be new.
+    #[error("another client has created it first")]
+    Taken,
     #[error(transparent)]
     Oss(#[from] oss::Error),
+}
+
+impl WriteError {
+    /// Whether another client's change is in the way: trying again is of no use.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Stale | Self::Taken)
+    }
 }
 
 impl From<SpillError> for WriteError {

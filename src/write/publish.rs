@@ -102,7 +102,7 @@ impl DirtyFile {
         }
     }
 
-    async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
+    pub(super) async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
         match self.try_publish().await {
             // The upload was lost on the way and let go of: the bytes are all here, so they go again, once.
             Err(WriteError::Oss(error)) if error.kind == ErrorKind::NoSuchUpload => self.try_publish().await,
@@ -117,7 +117,10 @@ impl DirtyFile {
             !state.is_small() && !state.is_copy()
         };
         if by_parts {
-            self.send_jobs().await?;
+            match self.send_jobs().await {
+                Err(error) if self.has_met(&error) => {}
+                other => other?,
+            }
         }
         let _gate = self.close_gate().await;
         {
@@ -128,6 +131,14 @@ impl DirtyFile {
         if is_copy {
             return self.finish_copy().await;
         }
+        match self.finish().await {
+            Err(error) if self.has_met(&error) => self.meet().await,
+            other => other,
+        }
+    }
+
+    /// Sends what is missing, behind the gate.
+    pub(super) async fn finish(self: &Arc<Self>) -> Result<Published, WriteError> {
         if self.state.lock().is_small() { self.finish_small().await } else { self.finish_large().await }
     }
 
@@ -160,11 +171,11 @@ impl DirtyFile {
             self.fetch_piece(index).await?;
         }
         self.check_base().await?;
-        let (key, body, headers, transfer) = {
+        let (key, body, headers, transfer, must_be_new) = {
             let mut state = self.state.lock();
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
             let body = SpillBody::new(state.dir.clone(), state.record.piece_size, ByteRange::new(0, state.size));
-            (key, body, state.put_headers(), state.let_go())
+            (key, body, state.put_headers(), state.let_go(), state.if_taken.is_some())
         };
         self.give_up(transfer);
         if self.state.lock().uses_base() {
@@ -174,7 +185,8 @@ impl DirtyFile {
             })?;
             self.note_completing(Some(crc))?;
         }
-        let done = self.engine.upload().put(&key, body, &headers).await?;
+        let sent = PutHeaders { forbid_overwrite: must_be_new, ..headers.clone() };
+        let done = self.engine.upload().put(&key, body, &sent).await?;
         self.conclude(key, done, headers, State::put_headers).await
     }
 
@@ -213,7 +225,8 @@ impl DirtyFile {
             }
             other => (transfer, other?),
         };
-        self.conclude(transfer.key().clone(), finished, transfer.headers().clone(), State::multipart_headers).await
+        let headers = PutHeaders { forbid_overwrite: false, ..transfer.headers().clone() };
+        self.conclude(transfer.key().clone(), finished, headers, State::multipart_headers).await
     }
 
     async fn complete(&self, transfer: &Transfer, parts: &[(PartNumber, PartOutcome)]) -> Result<Finished, WriteError> {
@@ -271,7 +284,7 @@ impl DirtyFile {
         self.engine.runtime().spawn(async move { transfer.abort().await });
     }
 
-    fn forget_upload(&self, transfer: &Arc<Transfer>) {
+    pub(super) fn forget_upload(&self, transfer: &Arc<Transfer>) {
         {
             let mut state = self.state.lock();
             if !state.owns(transfer) {
@@ -457,7 +470,7 @@ impl DirtyFile {
         {
             let mut state = self.state.lock();
             state.record.error = Some(error.to_string());
-            if !matches!(error, WriteError::Stale) {
+            if !error.is_conflict() {
                 state.promise();
             }
         }
@@ -493,7 +506,7 @@ impl DirtyFile {
                 tokio::time::sleep(pause).await;
                 match file.publish().await {
                     Ok(_) | Err(WriteError::Retired) => break,
-                    Err(WriteError::Stale) => {
+                    Err(error) if error.is_conflict() => {
                         file.keep_in_background(CONFLICT).await;
                         break;
                     }

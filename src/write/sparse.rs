@@ -59,6 +59,7 @@ impl DirtyFile {
     async fn zero_piece(self: &Arc<Self>, index: u64) -> Result<(), WriteError> {
         loop {
             self.reopen()?;
+            self.forget_set_time()?;
             let step = self.try_zero_piece(index)?;
             if self.pass(step).await? {
                 return Ok(());

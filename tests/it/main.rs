@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "helpers of tests are tests")]
 
+mod attributes;
 mod close;
 mod conformance;
 mod counts;
 mod crash;
 mod harness;
+mod meeting;
 mod metadata;
 mod model;
 mod names;
