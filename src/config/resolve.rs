@@ -12,8 +12,8 @@ use super::place::{Target, socket_path, state_folder};
 use super::problem::Problem;
 use super::raw::{RawOptions, Source};
 use super::{
-    Access, CloseMode, ConnectionConfig, ContentType, ExclusiveCreate, FilesConfig, FsyncMode, LogConfig, LogFormat, MetadataMode, MountConfig,
-    OnKill, ReadingConfig, RecoverMode, SymlinkMode, WritingConfig, file,
+    Access, CloseMode, ConnectionConfig, ContentType, ExclusiveCreate, FilesConfig, FsyncMode, LogConfig, LogFormat,
+    MetadataMode, MountConfig, OnKill, ReadingConfig, RecoverMode, SymlinkMode, WritingConfig, file,
 };
 use crate::base::limits::{GIB, MIB, PART_BYTES_MIN, PIECE_BYTES_MAX, TIB};
 use crate::oss::{Addressing, Credentials, Endpoint, SignatureVersion};

@@ -287,6 +287,8 @@ impl Filesystem for Adapter {
             RenameMode::Replace
         } else if flags == RenameFlags::RENAME_NOREPLACE {
             RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
         } else {
             return reply.error(told(&FsError::Invalid));
         };
@@ -678,7 +680,8 @@ async fn add_plus(
     if name == "." || name == ".." {
         // The kernel takes neither number nor attributes from these.
         let at = SystemTime::UNIX_EPOCH;
-        let attr = Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0, nlink: 1 };
+        let attr =
+            Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0, nlink: 1 };
         return reply.add(INodeNo(ino), next, name, &Duration::ZERO, &file_attr(&attr), GENERATION);
     }
     match vfs.lookup(parent, name).await {

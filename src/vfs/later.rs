@@ -500,7 +500,7 @@ impl Vfs {
     }
 
     /// What is remembered of the object at a key holds no more.
-    fn forget_key(&self, key: &ObjectKey) {
+    pub(super) fn forget_key(&self, key: &ObjectKey) {
         let Some(path) = self.options.prefix.path_of(key.as_str()) else { return };
         let ino = self.tree.lock().walk(path);
         if let Some(ino) = ino {

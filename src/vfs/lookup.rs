@@ -78,7 +78,8 @@ impl Vfs {
         }
         if let Some(dirty) = node.open.as_ref().and_then(|open| open.dirty()) {
             show_dirty(&mut attr, &dirty);
-            return Some(Entry { attr, ttl: self.options.attr_ttl });
+            let ttl = if dirty.may_meet() { Duration::ZERO } else { self.options.attr_ttl };
+            return Some(Entry { attr, ttl });
         }
         if node.place.is_none() && attr.ino != ROOT {
             return Some(Entry { attr, ttl: self.options.attr_ttl });

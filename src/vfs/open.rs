@@ -294,6 +294,7 @@ impl Vfs {
     ) -> Result<(Entry, OpenedFile), FsError> {
         self.check_writable()?;
         check_name(name)?;
+        let if_taken = self.if_taken(how);
         let (attr, file) = {
             // One lock over all of it: a directory above that is moved finds the new file, or is found moved.
             let mut tree = self.tree.lock();
@@ -321,7 +322,7 @@ impl Vfs {
             let file = OpenFile::new(attr.ino);
             let headers = self.options.attr.new_file_headers(name, &attr);
             let dirty = DirtyFile::create(&self.write, key, None, headers, self.options.attr.times());
-            if let Some(if_taken) = self.if_taken(how) {
+            if let Some(if_taken) = if_taken {
                 dirty.expect_new(if_taken);
             }
             self.own_session(&file, &dirty);
@@ -332,7 +333,8 @@ impl Vfs {
             (attr, file)
         };
         let fh = self.add_handle(file, how, None);
-        Ok((Entry { attr, ttl: self.options.attr_ttl }, OpenedFile { fh, keep_cache: true }))
+        let ttl = if if_taken == Some(IfTaken::Join) { Duration::ZERO } else { self.options.attr_ttl };
+        Ok((Entry { attr, ttl }, OpenedFile { fh, keep_cache: true }))
     }
 
     /// What becomes of a new file whose name is taken in the bucket after all: the directory was listed some time ago.

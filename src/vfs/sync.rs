@@ -59,7 +59,8 @@ impl Vfs {
     /// What killed writers left is not among it: nobody wants that sent.
     fn unsent_under(&self, path: &str) -> Vec<Arc<DirtyFile>> {
         let mut files = self.write.live();
-        files.retain(|dirty| !dirty.is_killed() && dirty.publishable_key().is_some_and(|key| self.is_under(&key, path)));
+        files
+            .retain(|dirty| !dirty.is_killed() && dirty.publishable_key().is_some_and(|key| self.is_under(&key, path)));
         files
     }
 

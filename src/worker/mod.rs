@@ -18,7 +18,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::base::Budget;
 use crate::base::limits::MIB;
-use crate::config::{Access, CloseMode, ContentType, ExclusiveCreate, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode};
+use crate::config::{
+    Access, CloseMode, ContentType, ExclusiveCreate, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode,
+    SymlinkMode,
+};
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
 use crate::fuse::{self, Adapter, KernelMount, MountPlan};

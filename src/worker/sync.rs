@@ -11,12 +11,7 @@ use crate::vfs::Unsent;
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Answers when all is sent, something could not be sent, or the time is up. What was begun goes on all the same.
-pub(super) async fn answer(
-    worker: &Worker,
-    path: String,
-    timeout: Option<Duration>,
-    progress: &Progress,
-) -> Response {
+pub(super) async fn answer(worker: &Worker, path: String, timeout: Option<Duration>, progress: &Progress) -> Response {
     let begun = Instant::now();
     let mut work = {
         let (vfs, path) = (worker.vfs.clone(), path.clone());

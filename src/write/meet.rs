@@ -24,6 +24,11 @@ impl DirtyFile {
         self.state.lock().if_taken = Some(if_taken);
     }
 
+    /// Whether it may turn out, when it is published, to go on with an object that nobody here has seen.
+    pub fn may_meet(&self) -> bool {
+        self.state.lock().if_taken == Some(IfTaken::Join)
+    }
+
     /// Whether a publication failed because something stands at the name of a file that was taken for new.
     pub(super) fn has_met(&self, error: &WriteError) -> bool {
         let exists = matches!(error, WriteError::Oss(error) if error.kind == ErrorKind::AlreadyExists);

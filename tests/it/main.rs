@@ -8,6 +8,7 @@ mod conformance;
 mod counts;
 mod crash;
 mod harness;
+mod mapping;
 mod meeting;
 mod metadata;
 mod model;

@@ -340,6 +340,7 @@ fn extended_attributes_are_kept_as_ossfs_keeps_them() {
         remove_xattr(&g, name).unwrap();
     }
     assert_eq!(remove_xattr(&g, "user.k"), Err(libc::ENODATA));
+    mount.settle();
     assert_eq!(meta(&object(&bench.server, "g"), "xattr"), "-");
 }
 
