@@ -17,6 +17,7 @@ mod status;
 mod sync;
 mod table;
 mod umount;
+mod uploads;
 mod usage;
 
 use std::ffi::OsString;
@@ -52,6 +53,7 @@ enum Command {
     Status(status::Args),
     Sync(sync::Args),
     Recover(recover::Args),
+    Uploads(uploads::Args),
     DevServer(dev_server::Args),
 }
 
@@ -105,6 +107,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Status(args) => status::run(&args),
         Command::Sync(args) => sync::run(&args),
         Command::Recover(args) => recover::run(&args),
+        Command::Uploads(args) => uploads::run(&args),
         Command::DevServer(args) => dev_server::run(&args),
     }
 }
@@ -112,6 +115,11 @@ fn dispatch(command: Command) -> Result<(), Error> {
 /// A line on stderr. That nobody reads it any more is no reason to fail.
 fn complain(line: &str) {
     drop(writeln!(io::stderr().lock(), "ossfuse: {}", line.replace('\n', " ")));
+}
+
+/// Has warnings of what a command uses come out on stderr; where something logs already, they go there.
+fn log_warnings() {
+    drop(env_logger::Builder::new().filter_module("ossfuse", log::LevelFilter::Warn).try_init());
 }
 
 /// Writes a command's result to stdout; a reader that has seen enough (`| head`) is no failure.

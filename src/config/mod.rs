@@ -153,9 +153,13 @@ pub struct WritingConfig {
     /// Files that stay open are sent so long after they began to change; `None`: never.
     pub publish_after: Option<Duration>,
     pub exclusive_create: ExclusiveCreate,
+    /// Most bytes in spill files; `None`: half of what is free at the start.
+    pub spill_limit: Option<u64>,
     pub fsync: FsyncMode,
     pub on_kill: OnKill,
     pub recover: RecoverMode,
+    /// How long kept sessions stay, at least 1 ms.
+    pub recover_keep: Duration,
 }
 
 /// What closing a file waits for.

@@ -193,6 +193,9 @@ options! {
     UPLOAD_WORKERS = "upload-workers", Writing, Number, "N", Some("16"), "Most uploads at a time";
     CLOSE = "close", Writing, Choice(&["remote", "local"]), "remote|local", Some("remote"),
         "What closing a file waits for: the service, or the local disk, from which it is sent in the background";
+    SPILL_LIMIT = "spill-limit", Writing, Size, "SIZE", None,
+        "Most disk space for files that are being written or sent; over it writers wait, and parts that were sent \
+         leave the disk [default: half of what is free on that disk]";
     FSYNC = "fsync", Writing, Choice(&["local", "remote"]), "local|remote", Some("local"),
         "What fsync waits for: the local disk, or the service";
     PUBLISH_AFTER = "publish-after", Writing, Text, "never|TIME", Some("never"),
@@ -204,6 +207,8 @@ options! {
          so that closing it fails where another client was first";
     RECOVER = "recover", Writing, Choice(&["safe", "publish", "keep"]), "safe|publish|keep", Some("safe"),
         "What a crash left behind: finish what was closed or synced (safe), all of it (publish), or nothing (keep)";
+    RECOVER_KEEP = "recover-keep", Writing, Duration, "TIME", Some("30d"),
+        "How long files that were kept for `recover` stay; `status` tells a week ahead which will go";
 
     DOWNLOAD_WORKERS = "download-workers", Reading, Number, "N", Some("16"), "Most downloads at a time";
 

@@ -149,6 +149,7 @@ fn resolve_writing(raw: &RawOptions) -> Result<WritingConfig, Problem> {
             Some("remote") => ExclusiveCreate::Remote,
             _ => ExclusiveCreate::Local,
         },
+        spill_limit: raw.size(&o::SPILL_LIMIT)?,
         fsync: if raw.choice(&o::FSYNC)? == Some("remote") { FsyncMode::Remote } else { FsyncMode::Local },
         on_kill: if raw.choice(&o::ON_KILL)? == Some("publish") { OnKill::Publish } else { OnKill::Keep },
         recover: match raw.choice(&o::RECOVER)? {
@@ -156,6 +157,7 @@ fn resolve_writing(raw: &RawOptions) -> Result<WritingConfig, Problem> {
             Some("keep") => RecoverMode::Keep,
             _ => RecoverMode::Safe,
         },
+        recover_keep: raw.timeout(&o::RECOVER_KEEP)?,
     })
 }
 

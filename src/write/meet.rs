@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::file::{DirtyFile, Segment};
 use super::state::IfTaken;
 use super::{Published, WriteError};
-use crate::base::ByteRange;
+use crate::base::{ByteRange, ObjectKey};
 use crate::base::limits::FUSE_WRITE_MAX;
-use crate::oss::{CopyOptions, ErrorKind, ObjectMeta};
+use crate::oss::{CopyOptions, ErrorKind, ObjectMeta, PutHeaders};
 use crate::spill::{Base, Times};
 use crate::upload::{Finished, record_of};
 
@@ -71,7 +71,8 @@ impl DirtyFile {
         let transfer = {
             let mut state = self.state.lock();
             state.if_taken = None;
-            state.transfer.clone()
+            // One at a key of the program's own replaces nothing, and may hold what is nowhere else.
+            state.transfer.clone().filter(|_| !state.hidden)
         };
         if let Some(transfer) = transfer {
             self.forget_upload(&transfer);
@@ -108,7 +109,15 @@ impl DirtyFile {
             let receipt = copied.map_err(super::fetch::stale_if_changed)?;
             (done.etag, done.modified) = (receipt.etag, receipt.last_modified.or(done.modified));
         }
-        self.retire(&key, &done, &headers, None).ok_or(WriteError::Retired)
+        self.end_as(&key, &done, &headers).await
+    }
+
+    async fn end_as(&self, key: &ObjectKey, done: &Finished, headers: &PutHeaders) -> Result<Published, WriteError> {
+        let (published, left) = self.retire(key, done, headers, None).ok_or(WriteError::Retired)?;
+        if let Some(left) = left {
+            left.clear().await;
+        }
+        Ok(published)
     }
 
     /// What was appended goes behind the object, as one more write session that edits it.
@@ -140,7 +149,7 @@ impl DirtyFile {
         };
         let Published { key, etag, size, crc64, headers, at } = published;
         let done = Finished { etag, size, crc64, modified: Some(at) };
-        self.retire(&key, &done, &headers, None).ok_or(WriteError::Retired)
+        self.end_as(&key, &done, &headers).await
     }
 
     /// Writes all that this file holds to another one, from `at` on.
@@ -150,7 +159,7 @@ impl DirtyFile {
         while done < size {
             let range = ByteRange::new(done, size.min(done + u64::from(FUSE_WRITE_MAX)));
             let mut bytes = Vec::with_capacity(range.len() as usize);
-            for segment in self.segments(range)? {
+            for segment in self.segments_here(range)? {
                 let (Segment::Zeros(len) | Segment::Local { len, .. }) = &segment else {
                     return Err(WriteError::Stale);
                 };

@@ -12,9 +12,11 @@ mod change;
 mod fence;
 mod fetch;
 mod file;
+mod hidden;
 mod meet;
 mod publish;
 mod restore;
+mod room;
 mod sparse;
 mod state;
 mod status;
@@ -49,6 +51,9 @@ pub enum WriteError {
     TooLarge,
     #[error("{message}")]
     Spill { message: String, errno: Option<i32> },
+    /// The service has given up an upload that had the only copy of some of the file's bytes.
+    #[error("the service has removed an unfinished upload that held part of the file")]
+    Lost,
     /// Another client changed the object that is being edited.
     #[error("another client changed the object that is being edited")]
     Stale,
@@ -63,6 +68,10 @@ impl WriteError {
     /// Whether another client's change is in the way: trying again is of no use.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Stale | Self::Taken)
+    }
+
+    pub(crate) fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Spill { errno: Some(libc::ENOSPC | libc::EDQUOT), .. })
     }
 }
 
@@ -86,6 +95,10 @@ struct Engine {
     observer: OnceLock<Observer>,
     fences: Arc<Fences>,
     queue: background::Queue,
+    /// What the program's own keys begin with.
+    private: OnceLock<String>,
+    /// One at a time makes room.
+    pressing: tokio::sync::Mutex<()>,
 }
 
 /// Told of every publication, once the session is retired, and of sessions that ended without one in the background.
@@ -103,8 +116,8 @@ impl std::fmt::Debug for Observer {
 impl WriteEngine {
     /// `part_size` is that of the mount, in bytes; `runtime` runs what is sent in the background.
     pub fn new(upload: UploadEngine, spill: SpillStore, part_size: u64, runtime: Handle) -> Self {
-        let (live, observer, fences, queue) = Default::default();
-        Self(Arc::new(Engine { upload, spill, part_size, runtime, live, observer, fences, queue }))
+        let (live, observer, fences, queue, private, pressing) = Default::default();
+        Self(Arc::new(Engine { upload, spill, part_size, runtime, live, observer, fences, queue, private, pressing }))
     }
 
     /// Sets who is told of publications; the first one stays.

@@ -49,9 +49,4 @@ impl DirtyFile {
     pub fn is_closing(&self) -> bool {
         self.state.lock().is_closed()
     }
-
-    /// Bytes that lie in spill files.
-    pub fn spilled(&self) -> u64 {
-        self.state.lock().pieces.values().map(|piece| piece.len).sum()
-    }
 }
