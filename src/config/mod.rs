@@ -149,12 +149,12 @@ pub struct WritingConfig {
     pub part_size: u64,
     /// Most uploads at a time, at least 1.
     pub upload_workers: usize,
+    /// Most bytes in spill files; `None`: half of what is free at the start.
+    pub spill_limit: Option<u64>,
     pub close: CloseMode,
     /// Files that stay open are sent so long after they began to change; `None`: never.
     pub publish_after: Option<Duration>,
     pub exclusive_create: ExclusiveCreate,
-    /// Most bytes in spill files; `None`: half of what is free at the start.
-    pub spill_limit: Option<u64>,
     pub fsync: FsyncMode,
     pub on_kill: OnKill,
     pub recover: RecoverMode,

@@ -191,11 +191,11 @@ options! {
     PART_SIZE = "part-size", Writing, Size, "SIZE", Some("8MiB"),
         "Size of the pieces in which large files are kept on disk and sent, 100KiB to 1GiB";
     UPLOAD_WORKERS = "upload-workers", Writing, Number, "N", Some("16"), "Most uploads at a time";
-    CLOSE = "close", Writing, Choice(&["remote", "local"]), "remote|local", Some("remote"),
-        "What closing a file waits for: the service, or the local disk, from which it is sent in the background";
     SPILL_LIMIT = "spill-limit", Writing, Size, "SIZE", None,
         "Most disk space for files that are being written or sent; over it writers wait, and parts that were sent \
          leave the disk [default: half of what is free on that disk]";
+    CLOSE = "close", Writing, Choice(&["remote", "local"]), "remote|local", Some("remote"),
+        "What closing a file waits for: the service, or the local disk, from which it is sent in the background";
     FSYNC = "fsync", Writing, Choice(&["local", "remote"]), "local|remote", Some("local"),
         "What fsync waits for: the local disk, or the service";
     PUBLISH_AFTER = "publish-after", Writing, Text, "never|TIME", Some("never"),

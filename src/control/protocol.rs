@@ -29,14 +29,6 @@ pub enum Request {
     },
     /// Answered with [`Response::RecoverList`].
     RecoverList,
-    /// Send everything that was written so far under a path, open or closed. Answered with [`Response::Progress`]
-    /// as it goes, and at last with `Done`, `TimedOut` or `Failed`.
-    Sync {
-        /// From the root of the mount, without slashes at its ends; empty is all of it.
-        path: String,
-        /// How long it may take, in milliseconds; `None` is as long as it takes.
-        timeout_ms: Option<u64>,
-    },
     /// Publish a kept session, at its name or at `key`. Answered with [`Response::Recovered`].
     RecoverPublish { id: String, key: Option<String> },
     /// Write the bytes of a kept session to a new file. Answered with [`Response::Recovered`].
@@ -49,6 +41,14 @@ pub enum Request {
     RecoverDiscard { id: String },
     /// Answered with [`Response::OwnedUploads`].
     OwnedUploads,
+    /// Send everything that was written so far under a path, open or closed. Answered with [`Response::Progress`]
+    /// as it goes, and at last with `Done`, `TimedOut` or `Failed`.
+    Sync {
+        /// From the root of the mount, without slashes at its ends; empty is all of it.
+        path: String,
+        /// How long it may take, in milliseconds; `None` is as long as it takes.
+        timeout_ms: Option<u64>,
+    },
 }
 
 /// What a mount answers; one line each.

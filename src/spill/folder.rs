@@ -117,16 +117,16 @@ impl LockedFolder {
 pub(super) struct Shared {
     layout: Layout,
     sweeper: Sender<PathBuf>,
+    gauge: Arc<Gauge>,
     committer: Committer,
     /// A session that had been made durable has ended since its end was made durable too.
     ended: AtomicBool,
-    gauge: Arc<Gauge>,
 }
 
 impl Shared {
     fn new(layout: Layout, sweeper: Sender<PathBuf>, limit: u64) -> Self {
-        let (committer, ended) = (Committer::default(), AtomicBool::new(false));
-        Self { layout, sweeper, committer, ended, gauge: Gauge::new(limit) }
+        let (committer, ended) = Default::default();
+        Self { layout, sweeper, gauge: Gauge::new(limit), committer, ended }
     }
 
     /// `durable` tells whether power loss could bring it back.
@@ -183,8 +183,8 @@ impl SpillStore {
     /// The same, with a limit in bytes for all spill files together.
     pub fn open_limited(folder: &LockedFolder, limit: u64) -> Self {
         let (sweeper, doomed) = channel::<PathBuf>();
-        let layout = folder.layout().clone();
-        let store = Self { shared: Arc::new(Shared::new(layout, sweeper, limit)) };
+        let shared = Shared::new(folder.layout().clone(), sweeper, limit);
+        let store = Self { shared: Arc::new(shared) };
         let trash = store.shared.layout.trash();
         let sweep = move || {
             let left = fs::read_dir(&trash).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -205,6 +205,11 @@ impl SpillStore {
 
     pub fn layout(&self) -> &Layout {
         &self.shared.layout
+    }
+
+    /// Counts the bytes in the spill files.
+    pub fn gauge(&self) -> &Arc<Gauge> {
+        &self.shared.gauge
     }
 
     /// Makes files and folders survive power loss, together with what others ask for at the same time.
@@ -229,11 +234,6 @@ impl SpillStore {
             self.shared.ended.store(true, Ordering::Release);
         }
         done
-    }
-
-    /// Counts the bytes in the spill files.
-    pub fn gauge(&self) -> &Arc<Gauge> {
-        &self.shared.gauge
     }
 
     /// Begins a session: its folder and its session file stand when this returns.

@@ -430,7 +430,8 @@ impl Vfs {
     pub(super) async fn send_all_attributes(&self, path: &str) -> Vec<(String, FsError)> {
         let work = stream::iter(self.attributes_under(path))
             .map(|(ino, key)| async move { Some((key.to_string(), self.send_attributes(ino).await.err()?)) });
-        work.buffer_unordered(AT_ONCE).filter_map(async |failed| failed).collect().await
+        let sent: Vec<_> = work.buffer_unordered(AT_ONCE).collect().await;
+        sent.into_iter().flatten().collect()
     }
 
     /// The same for a directory that the caller has fenced in.

@@ -245,13 +245,13 @@ async fn answer(worker: Arc<Worker>, request: Request, progress: Progress) -> Re
     match request {
         Request::Status => Response::Status { status: Box::new(status::of(&worker)) },
         Request::RecoverList => recover_list(&worker),
-        Request::Sync { path, timeout_ms } => {
-            sync::answer(&worker, path, timeout_ms.map(Duration::from_millis), &progress).await
-        }
         Request::RecoverPublish { id, key } => recover::of_mount(&worker, &id, RecoverAction::Publish(key)).await,
         Request::RecoverExport { id, file } => recover::of_mount(&worker, &id, RecoverAction::Export(file)).await,
         Request::RecoverDiscard { id } => recover::of_mount(&worker, &id, RecoverAction::Discard).await,
         Request::OwnedUploads => recover::owned_uploads(&worker),
+        Request::Sync { path, timeout_ms } => {
+            sync::answer(&worker, path, timeout_ms.map(Duration::from_millis), &progress).await
+        }
         Request::Umount { force: true, .. } => match fuse::unmount(&worker.config.mountpoint, true) {
             Ok(()) => {
                 log::warn!("{}: detached by force; what is pending is kept", worker.config.mountpoint.display());

@@ -94,11 +94,11 @@ struct Engine {
     live: Mutex<BTreeMap<SessionId, Arc<DirtyFile>>>,
     observer: OnceLock<Observer>,
     fences: Arc<Fences>,
-    queue: background::Queue,
     /// What the program's own keys begin with.
     private: OnceLock<String>,
     /// One at a time makes room.
     pressing: tokio::sync::Mutex<()>,
+    queue: background::Queue,
 }
 
 /// Told of every publication, once the session is retired, and of sessions that ended without one in the background.
@@ -116,8 +116,8 @@ impl std::fmt::Debug for Observer {
 impl WriteEngine {
     /// `part_size` is that of the mount, in bytes; `runtime` runs what is sent in the background.
     pub fn new(upload: UploadEngine, spill: SpillStore, part_size: u64, runtime: Handle) -> Self {
-        let (live, observer, fences, queue, private, pressing) = Default::default();
-        Self(Arc::new(Engine { upload, spill, part_size, runtime, live, observer, fences, queue, private, pressing }))
+        let (live, observer, fences, private, pressing, queue) = Default::default();
+        Self(Arc::new(Engine { upload, spill, part_size, runtime, live, observer, fences, private, pressing, queue }))
     }
 
     /// Sets who is told of publications; the first one stays.
