@@ -17,7 +17,7 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         crtime: attr.ctime,
         kind: kind_of(attr.kind),
         perm: attr.mode as u16,
-        nlink: if attr.kind == Kind::Dir { 2 } else { 1 },
+        nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
         rdev: attr.rdev,

@@ -22,7 +22,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::base::Budget;
 use crate::base::limits::{KIB, MIB};
 use crate::config::{
-    Access, CloseMode, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode,
+    Access, CloseMode, ContentType, ExclusiveCreate, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode,
+    SymlinkMode,
 };
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
@@ -183,6 +184,7 @@ fn vfs_options(config: &MountConfig) -> VfsOptions {
         list_ttl: files.list_ttl,
         read_only: files.read_only,
         close_local: config.writing.close == CloseMode::Local,
+        exclusive_remote: config.writing.exclusive_create == ExclusiveCreate::Remote,
         fsync_remote: config.writing.fsync == FsyncMode::Remote,
         publish_killed: config.writing.on_kill == OnKill::Publish,
         capacity: files.capacity,

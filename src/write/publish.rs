@@ -132,7 +132,7 @@ impl DirtyFile {
         }
     }
 
-    async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
+    pub(super) async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
         match self.try_publish().await {
             // The upload was lost on the way and let go of: the bytes are all here, so they go again, once.
             Err(WriteError::Oss(error)) if error.kind == ErrorKind::NoSuchUpload => self.try_publish().await,
@@ -149,7 +149,10 @@ impl DirtyFile {
             !state.is_small() && !state.is_copy()
         };
         if by_parts {
-            self.send_jobs().await?;
+            match self.send_jobs().await {
+                Err(error) if self.has_met(&error) => {}
+                other => other?,
+            }
         }
         let _gate = self.close_gate().await;
         {
@@ -163,11 +166,23 @@ impl DirtyFile {
         if is_detour {
             self.complete_hidden().await?;
         }
-        let is_copy = self.state.lock().is_copy();
-        if is_copy {
-            return self.finish_copy().await;
+        match self.finish().await {
+            Err(error) if self.has_met(&error) => self.meet().await,
+            other => other,
         }
-        if self.state.lock().is_small() { self.finish_small().await } else { self.finish_large().await }
+    }
+
+    /// Sends what is missing, behind the gate.
+    pub(super) async fn finish(self: &Arc<Self>) -> Result<Published, WriteError> {
+        let (is_copy, is_small) = {
+            let state = self.state.lock();
+            (state.is_copy(), state.is_small())
+        };
+        match (is_copy, is_small) {
+            (true, _) => self.finish_copy().await,
+            (_, true) => self.finish_small().await,
+            _ => self.finish_large().await,
+        }
     }
 
     /// Holds writes back, and waits for those under way.
@@ -200,11 +215,11 @@ impl DirtyFile {
             self.fetch_piece(index).await?;
         }
         self.check_base().await?;
-        let (key, body, headers, transfer) = {
+        let (key, body, headers, transfer, must_be_new) = {
             let mut state = self.state.lock();
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
             let body = SpillBody::new(state.dir.clone(), state.record.piece_size, ByteRange::new(0, state.size));
-            (key, body, state.put_headers(), state.let_go())
+            (key, body, state.put_headers(), state.let_go(), state.if_taken.is_some())
         };
         self.give_up(transfer);
         if self.state.lock().uses_base() {
@@ -214,7 +229,8 @@ impl DirtyFile {
             })?;
             self.note_completing(Some(crc))?;
         }
-        let done = self.engine.upload().put(&key, body, &headers).await?;
+        let sent = PutHeaders { forbid_overwrite: must_be_new, ..headers.clone() };
+        let done = self.engine.upload().put(&key, body, &sent).await?;
         self.conclude(key, done, headers, State::put_headers).await
     }
 
@@ -224,11 +240,11 @@ impl DirtyFile {
         if is_detour {
             self.check_base().await?;
         }
-        let (key, base, headers, transfer) = {
+        let (key, base, headers, transfer, forbid_overwrite) = {
             let mut state = self.state.lock();
             let base = state.record.base.clone().ok_or(WriteError::Retired)?;
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
-            (key, base, state.put_headers(), state.let_go())
+            (key, base, state.put_headers(), state.let_go(), state.if_taken.is_some())
         };
         self.give_up(transfer);
         if base.size > COPY_BYTES_MAX && headers.storage_class.is_some() {
@@ -238,7 +254,7 @@ impl DirtyFile {
             self.note_completing(base.crc64)?;
         }
         let options =
-            CopyOptions { if_match: Some(base.etag.clone()), replace: Some(headers.clone()), ..CopyOptions::default() };
+            CopyOptions { if_match: Some(base.etag.clone()), replace: Some(headers.clone()), forbid_overwrite };
         let upload = self.engine.upload();
         let done = match (upload.client().copy_object(&base.key, &key, &options).await, base.crc64) {
             (Ok(receipt), Some(crc)) if receipt.crc64.is_some_and(|told| told != crc) => return Err(corrupt(&key)),
@@ -277,7 +293,8 @@ impl DirtyFile {
             }
             other => (transfer, other?),
         };
-        self.conclude(transfer.key().clone(), finished, transfer.headers().clone(), State::multipart_headers).await
+        let headers = PutHeaders { forbid_overwrite: false, ..transfer.headers().clone() };
+        self.conclude(transfer.key().clone(), finished, headers, State::multipart_headers).await
     }
 
     async fn complete(&self, transfer: &Transfer, parts: &[(PartNumber, PartOutcome)]) -> Result<Finished, WriteError> {
@@ -552,7 +569,7 @@ impl DirtyFile {
         {
             let mut state = self.state.lock();
             state.record.error = Some(error.to_string());
-            if !matches!(error, WriteError::Stale) {
+            if !error.is_conflict() {
                 state.promise();
             }
         }
@@ -594,14 +611,12 @@ impl DirtyFile {
                 client.reachable().await;
                 match within(BACKGROUND_PATIENCE, file.publish()).await {
                     Ok(_) | Err(WriteError::Retired) => break,
-                    Err(WriteError::Stale) => {
+                    Err(error) if error.is_conflict() => {
                         file.keep_in_background(CONFLICT).await;
                         break;
                     }
                     Err(error @ WriteError::Lost) => {
-                        if let Err(error) = file.keep(&error.to_string()).await {
-                            log::error!("{}: {error}", file.name());
-                        }
+                        file.keep_in_background(&error.to_string()).await;
                         break;
                     }
                     Err(_) => pause = (pause * 2).clamp(RETRY_PAUSE.0, RETRY_PAUSE.1),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "helpers of tests are tests")]
 
+mod attributes;
 mod close;
 mod conformance;
 mod counts;
@@ -9,6 +10,8 @@ mod crash;
 mod faults;
 mod harness;
 mod limits;
+mod mapping;
+mod meeting;
 mod metadata;
 mod model;
 mod names;
