@@ -41,6 +41,8 @@ pub enum Request {
     RecoverDiscard { id: String },
     /// Answered with [`Response::OwnedUploads`].
     OwnedUploads,
+    /// Log at this level from now on. Answered with `Done`.
+    Log { level: String },
 }
 
 /// What a mount answers; one line each.

@@ -3,6 +3,7 @@
 //! The order of the start: own the state folder, speak with the bucket, open journal and spill, take up the
 //! sessions of an earlier process, mount, answer. The end: nothing is pending, the mount is gone, the process too.
 
+mod connect;
 mod drain;
 mod journal;
 mod recover;
@@ -21,6 +22,7 @@ use crate::base::limits::MIB;
 use crate::config::{Access, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode};
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
+use crate::credentials::Keeper;
 use crate::fuse::{self, Adapter, KernelMount, MountPlan};
 use crate::intent::{IntentRecord, IntentStore};
 use crate::oss::Client;
@@ -32,6 +34,7 @@ use crate::vfs::{AttrOptions, LinkForm, Vfs, VfsOptions};
 use crate::write::WriteEngine;
 use drain::{Drain, Drained};
 
+pub use connect::{ConnectError, connect};
 pub use journal::probe_if_asked;
 pub use recover::{RecoverAction, RecoverFailure, is_local, owned_uploads_offline, recover_offline};
 pub use refusal::Error;
@@ -48,6 +51,7 @@ const ANSWERS_MAX: Duration = Duration::from_secs(2);
 struct Worker {
     config: MountConfig,
     client: Client,
+    keeper: Arc<Keeper>,
     vfs: Arc<Vfs>,
     drain: Drain,
     started_at: std::time::SystemTime,
@@ -59,6 +63,7 @@ struct Worker {
 /// The mount could not come up, in one line.
 pub fn run(config: MountConfig, ready: Ready) -> Result<(), Error> {
     raise_file_limit();
+    forbid_core_files();
     let owner = format!("process {} for {}", std::process::id(), config.mountpoint.display());
     let folder =
         LockedFolder::lock(Layout::new(&config.state_folder), &owner).map_err(|error| refusal::lock(&error))?;
@@ -95,7 +100,9 @@ fn assemble(
     runtime: &Runtime,
 ) -> Result<(Worker, Replay, Vec<IntentRecord>), Error> {
     let _inside = runtime.enter();
-    let client = Client::new((&config.connection).into()).map_err(|error| refusal::service(config, &error))?;
+    let (client, keeper) =
+        runtime.block_on(connect(&config.connection)).map_err(|error| refusal::connection(config, &error))?;
+    runtime.spawn(connect::keep_fresh(keeper.clone(), client.clone()));
     let (journal, _writer) = journal::open(&folder.layout().journal())?;
     let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers: config.writing.upload_workers });
     let spill = SpillStore::open(folder);
@@ -111,7 +118,7 @@ fn assemble(
     let replay =
         Replay::prepare(&write, mode_of(config.writing.recover)).map_err(|error| refusal::replay(config, &error))?;
     let drain = Drain::new(write, replay.sessions());
-    let worker = Worker { config: config.clone(), client, vfs, drain, started_at: crate::base::time::now() };
+    let worker = Worker { config: config.clone(), client, keeper, vfs, drain, started_at: crate::base::time::now() };
     Ok((worker, replay, left))
 }
 
@@ -161,6 +168,7 @@ fn make_mount(config: &MountConfig) -> Result<KernelMount, Error> {
         source: config.spec.clone(),
         read_only: config.files.read_only,
         allow_other: config.files.access != Access::Owner,
+        flags: config.files.kernel_flags.clone(),
     };
     KernelMount::make(&plan).map_err(|error| refusal::mount(config, &error))
 }
@@ -180,6 +188,7 @@ fn serve(
     let (handler, busy) = (worker.clone(), control.busy());
     let control = runtime.spawn(control.serve(move |request, progress| answer(handler.clone(), request, progress)));
     runtime.spawn(unmount_on_signal(worker.clone()));
+    runtime.spawn(reload_on_signal(worker.clone()));
     let pending = replay.pending();
     if !worker.config.files.read_only {
         // Before any session is published: it may lie in a directory that was being moved.
@@ -224,6 +233,14 @@ async fn answer(worker: Arc<Worker>, request: Request, progress: Progress) -> Re
         Request::RecoverExport { id, file } => recover::of_mount(&worker, &id, RecoverAction::Export(file)).await,
         Request::RecoverDiscard { id } => recover::of_mount(&worker, &id, RecoverAction::Discard).await,
         Request::OwnedUploads => recover::owned_uploads(&worker),
+        Request::Log { level } => match level.parse() {
+            Ok(level) => {
+                crate::logging::set_level(level);
+                log::info!("the log level is {level} from now on");
+                Response::Done
+            }
+            Err(_) => failed(&worker, &format!("`{level}` is no log level")),
+        },
         Request::Umount { force: true, .. } => match fuse::unmount(&worker.config.mountpoint, true) {
             Ok(()) => {
                 log::warn!("{}: detached by force; what is pending is kept", worker.config.mountpoint.display());
@@ -311,6 +328,22 @@ async fn unmount_on_signal(worker: Arc<Worker>) {
     }
 }
 
+/// SIGHUP: the credentials are read again, and the log level, where a config file gives it.
+async fn reload_on_signal(worker: Arc<Worker>) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        reload(&worker);
+    }
+}
+
+fn reload(worker: &Worker) {
+    log::info!("asked to read credentials and log level again");
+    worker.keeper.look_again();
+    if let Some(level) = worker.config.log.reread_level() {
+        crate::logging::set_level(level);
+    }
+}
+
 /// Spill files and connections need descriptors: takes as many as are allowed.
 fn raise_file_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -323,6 +356,15 @@ fn raise_file_limit() {
     };
     if !raised {
         log::debug!("the limit of open files stays as it is: {}", io::Error::last_os_error());
+    }
+}
+
+/// A core file would hold access keys. Of size 1 none is written, and none is piped to a handler (core(5)).
+fn forbid_core_files() {
+    let limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+    // SAFETY: the struct lives through the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) } != 0 {
+        log::debug!("core files cannot be forbidden: {}", io::Error::last_os_error());
     }
 }
 

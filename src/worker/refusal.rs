@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::ConnectError;
 use crate::base::units::format_duration;
 use crate::config::MountConfig;
 use crate::fuse::MountError;
@@ -36,6 +37,13 @@ pub(super) fn lock(error: &LockError) -> Error {
 pub(super) fn silent(config: &MountConfig) -> Error {
     let why = format!("no answer within {}", format_duration(config.mount_timeout));
     line(&config.connection.endpoint, why, "check --endpoint and the network")
+}
+
+pub(super) fn connection(config: &MountConfig, error: &ConnectError) -> Error {
+    match error {
+        ConnectError::Client(error) => service(config, error),
+        other => Error(other.to_string()),
+    }
 }
 
 pub(super) fn service(config: &MountConfig, error: &oss::Error) -> Error {
