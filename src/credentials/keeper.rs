@@ -44,6 +44,11 @@ impl Keeper {
         self.last.lock().credentials.clone()
     }
 
+    /// For people: where the keys come from.
+    pub fn source(&self) -> String {
+        self.source.describe()
+    }
+
     /// Reads the place again now; the keys, if they are others than before.
     ///
     /// # Errors
