@@ -195,9 +195,7 @@ fn fsync_speed(parent: &Path) -> Check {
     match measured {
         Ok(ms) if ms <= FSYNC_MS_MAX => Check::ok(NAME, format!("1 MiB is safe after {ms} ms")),
         Ok(ms) => Check::warn(NAME, format!("1 MiB takes {ms} ms"), "a faster disk for --state-dir makes fsync faster"),
-        Err(error) => {
-            Check::fail(NAME, format!("{} cannot be written: {error}", folder.display()), "see --state-dir")
-        }
+        Err(error) => Check::fail(NAME, format!("{} cannot be written: {error}", folder.display()), "see --state-dir"),
     }
 }
 

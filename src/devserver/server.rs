@@ -127,7 +127,8 @@ impl Server {
     /// The command that mounts the first bucket, for people to copy.
     pub fn mount_line(&self) -> String {
         let credentials = self.shared.credentials.read();
-        let authority = self.tls.as_ref().map_or_else(String::new, |tls| format!(" --ca-file {}", tls.certificate.display()));
+        let authority =
+            self.tls.as_ref().map_or_else(String::new, |tls| format!(" --ca-file {}", tls.certificate.display()));
         format!(
             "OSS_ACCESS_KEY_ID={} OSS_ACCESS_KEY_SECRET={} ossfuse mount {} MOUNTPOINT --endpoint {} --region {}{authority}",
             credentials.access_key_id,

@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "helpers of tests are tests")]
 
+mod boot;
 mod close;
+mod config;
 mod conformance;
 mod counts;
 mod crash;
+mod credentials;
+mod doctor;
 mod harness;
 mod metadata;
 mod model;
