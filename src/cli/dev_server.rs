@@ -41,6 +41,9 @@ pub(super) struct Args {
     /// Speak TLS, with a certificate of its own making: tls-cert.pem in the data folder
     #[arg(long)]
     tls: bool,
+    /// Serve clients of S3 too, in path style, whatever their signatures
+    #[arg(long)]
+    s3: bool,
     #[command(flatten)]
     _common: CommonFlags,
 }
@@ -88,6 +91,7 @@ impl Args {
             region: self.region.clone(),
             min_part: self.min_part,
             tls: self.tls,
+            s3: self.s3,
         }
     }
 }

@@ -16,8 +16,10 @@ mod mount_helper;
 mod mountinfo;
 mod pages;
 mod preflight;
+mod progress;
 mod recover;
 mod status;
+mod sync;
 mod table;
 mod umount;
 mod uploads;
@@ -54,6 +56,7 @@ enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Status(status::Args),
+    Sync(sync::Args),
     Recover(recover::Args),
     Uploads(uploads::Args),
     Doctor(doctor::Args),
@@ -115,6 +118,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Sync(args) => sync::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Uploads(args) => uploads::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -160,11 +160,33 @@ pub struct WritingConfig {
     pub part_size: u64,
     /// Most uploads at a time, at least 1.
     pub upload_workers: usize,
+    /// Most bytes in spill files; `None`: half of what is free at the start.
+    pub spill_limit: Option<u64>,
+    pub close: CloseMode,
+    /// Files that stay open are sent so long after they began to change; `None`: never.
+    pub publish_after: Option<Duration>,
+    pub exclusive_create: ExclusiveCreate,
     pub fsync: FsyncMode,
     pub on_kill: OnKill,
     pub recover: RecoverMode,
     /// How long kept sessions stay, at least 1 ms.
     pub recover_keep: Duration,
+}
+
+/// What closing a file waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseMode {
+    /// The object equals the file.
+    Remote,
+    /// The bytes are safe on the local disk, and are sent in the background.
+    Local,
+}
+
+/// Where a file created with `O_EXCL` must be new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExclusiveCreate {
+    Local,
+    Remote,
 }
 
 /// What `fsync` waits for.

@@ -13,8 +13,8 @@ use super::place::{Target, socket_path, state_folder};
 use super::problem::Problem;
 use super::raw::{RawOptions, Source};
 use super::{
-    Access, ConnectionConfig, ContentType, FilesConfig, FsyncMode, LogConfig, LogFormat, MetadataMode, MountConfig,
-    OnKill, ReadingConfig, RecoverMode, SymlinkMode, WritingConfig, file,
+    Access, CloseMode, ConnectionConfig, ContentType, ExclusiveCreate, FilesConfig, FsyncMode, LogConfig, LogFormat,
+    MetadataMode, MountConfig, OnKill, ReadingConfig, RecoverMode, SymlinkMode, WritingConfig, file,
 };
 use crate::base::limits::{GIB, MIB, PART_BYTES_MIN, PIECE_BYTES_MAX, TIB};
 use crate::oss::{Addressing, Endpoint, SignatureVersion};
@@ -186,6 +186,13 @@ fn resolve_writing(raw: &RawOptions) -> Result<WritingConfig, Problem> {
     Ok(WritingConfig {
         part_size: raw.size_between(&o::PART_SIZE, PART_BYTES_MIN, PIECE_BYTES_MAX)?,
         upload_workers: raw.count(&o::UPLOAD_WORKERS, 1, WORKERS_MAX)?,
+        spill_limit: raw.size(&o::SPILL_LIMIT)?,
+        close: if raw.choice(&o::CLOSE)? == Some("local") { CloseMode::Local } else { CloseMode::Remote },
+        publish_after: resolve_publish_after(raw)?,
+        exclusive_create: match raw.choice(&o::EXCLUSIVE_CREATE)? {
+            Some("remote") => ExclusiveCreate::Remote,
+            _ => ExclusiveCreate::Local,
+        },
         fsync: if raw.choice(&o::FSYNC)? == Some("remote") { FsyncMode::Remote } else { FsyncMode::Local },
         on_kill: if raw.choice(&o::ON_KILL)? == Some("publish") { OnKill::Publish } else { OnKill::Keep },
         recover: match raw.choice(&o::RECOVER)? {
@@ -195,6 +202,13 @@ fn resolve_writing(raw: &RawOptions) -> Result<WritingConfig, Problem> {
         },
         recover_keep: raw.timeout(&o::RECOVER_KEEP)?,
     })
+}
+
+fn resolve_publish_after(raw: &RawOptions) -> Result<Option<Duration>, Problem> {
+    match raw.text(&o::PUBLISH_AFTER).map(str::trim) {
+        None | Some("never") => Ok(None),
+        Some(_) => raw.timeout(&o::PUBLISH_AFTER).map(Some),
+    }
 }
 
 /// What every command needs that talks to the service.
@@ -360,6 +374,10 @@ mod tests {
         assert_eq!(
             (writing.fsync, writing.on_kill, writing.recover),
             (FsyncMode::Local, OnKill::Keep, RecoverMode::Safe)
+        );
+        assert_eq!(
+            (writing.close, writing.publish_after, writing.exclusive_create),
+            (CloseMode::Remote, None, ExclusiveCreate::Local)
         );
         assert_eq!((config.memory_limit, config.reading.download_workers), (192 * MIB, 16));
         assert_eq!(config.connection.try_timeout, Duration::from_secs(20));

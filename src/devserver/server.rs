@@ -45,6 +45,8 @@ pub struct Options {
     pub min_part: u64,
     /// Speak TLS, with a certificate of its own.
     pub tls: bool,
+    /// Whether clients of S3 are served too, without a look at their signatures.
+    pub s3: bool,
 }
 
 impl Options {
@@ -59,6 +61,7 @@ impl Options {
             region: "cn-hangzhou".into(),
             min_part: PART_BYTES_MIN,
             tls: false,
+            s3: false,
         }
     }
 }
@@ -72,6 +75,7 @@ impl fmt::Debug for Options {
             .field("access_key_id", &self.access_key_id)
             .field("region", &self.region)
             .field("min_part", &self.min_part)
+            .field("s3", &self.s3)
             .finish_non_exhaustive()
     }
 }
@@ -103,7 +107,7 @@ impl Server {
             access_key_secret: options.access_key_secret,
             security_token: None,
         };
-        let shared = Shared::new(store, credentials, options.region, options.min_part);
+        let shared = Shared::new(store, credentials, options.region, options.min_part, options.s3);
         for bucket in &options.buckets {
             shared.store.create_bucket(bucket, shared.now()).map_err(io::Error::other)?;
         }

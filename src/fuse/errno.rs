@@ -28,6 +28,7 @@ fn number(error: &FsError) -> i32 {
         FsError::NoSpace => libc::ENOSPC,
         FsError::Invalid => libc::EINVAL,
         FsError::Busy => libc::EBUSY,
+        FsError::Copying => libc::EAGAIN,
         FsError::BadHandle => libc::EBADF,
         FsError::Name(error) => of_key(*error),
         FsError::Write(error) => of_write(error),
@@ -52,6 +53,7 @@ fn of_write(error: &WriteError) -> i32 {
         WriteError::TooLarge => libc::EFBIG,
         WriteError::Spill { errno, .. } => errno.unwrap_or(libc::EIO),
         WriteError::Stale => libc::ESTALE,
+        WriteError::Lost => libc::EIO,
         // The bytes are kept and go on in the background: what failed is this call, not a time limit of its own.
         WriteError::Oss(error) => of_service(error, libc::EIO),
     }

@@ -75,7 +75,11 @@ impl Exported {
     ///
     /// # Errors
     /// `file` is there already or cannot be written, or what is in the bucket cannot be had: `file` is gone then.
+    /// What is in parts of an unfinished upload alone cannot be read by anybody: `InUpload`.
     pub async fn write_to(&self, file: &Path, client: Option<&Client>) -> Result<u64, RecoverError> {
+        if self.record.as_ref().is_some_and(|record| record.upload.is_some()) {
+            return Err(RecoverError::InUpload);
+        }
         let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
         let written = self.fill(&mut out, client).await;
         if written.is_err()

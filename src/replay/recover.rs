@@ -31,6 +31,8 @@ pub enum RecoverError {
     Conflict,
     #[error("part of it is still in the bucket, and the object was changed; its own bytes alone cannot be told apart")]
     BaseGone,
+    #[error("parts of it have left the disk for its unfinished upload; publish it --as KEY, and copy that")]
+    InUpload,
     #[error("{0}")]
     Write(#[from] WriteError),
     #[error("{0}")]
@@ -104,8 +106,9 @@ async fn publish_at_its_name(
         }
         Decision::Beside => {
             let name = conflict_name(engine, &key).await?;
-            give_up_upload(engine.upload(), restored.dir.id()).await;
+            give_up_useless(engine.upload(), restored).await;
             file.stand_alone(name).await?;
+            file.resume_held(restored).await?;
             Ok(file.publish().await.map_err(stale)?.key)
         }
         _ => Err(RecoverError::Conflict),
@@ -118,13 +121,13 @@ async fn publish_as(
     restored: &Restored,
     to: ObjectKey,
 ) -> Result<ObjectKey, RecoverError> {
-    // An upload belongs to the key it was begun for.
-    give_up_upload(engine.upload(), restored.dir.id()).await;
+    give_up_useless(engine.upload(), restored).await;
     if restored.is_whole() {
         file.stand_alone(to).await?;
     } else {
         file.rename(to, None).await?;
     }
+    file.resume_held(restored).await?;
     Ok(file.publish().await.map_err(stale)?.key)
 }
 
@@ -155,10 +158,10 @@ pub async fn discard(
     busy: &BTreeSet<SessionId>,
     id: &str,
 ) -> Result<(), RecoverError> {
-    let found = match kept(spill, busy, id) {
-        Ok((found, _)) => found,
+    let (found, record) = match kept(spill, busy, id) {
+        Ok((found, record)) => (found, Some(record)),
         Err(RecoverError::Damaged(_)) => match find(spill, id)? {
-            Some(found) => found,
+            Some(found) => (found, None),
             None => {
                 let path = quarantined(spill.layout(), id).ok_or(RecoverError::Unknown)?;
                 return Ok(if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }?);
@@ -168,8 +171,30 @@ pub async fn discard(
     };
     if let Some(upload) = upload {
         give_up_upload(upload, found.dir.id()).await;
+        if let Some(record) = &record {
+            take_hidden_away(upload, record).await?;
+        }
     }
     Ok(found.dir.discard()?)
+}
+
+/// Deletes what a session has in the bucket at keys of the program's own.
+async fn take_hidden_away(upload: &UploadEngine, record: &SessionRecord) -> Result<(), oss::Error> {
+    let mut hidden = Vec::new();
+    if let Some(held) = &record.upload {
+        match upload.client().abort_upload(&held.key, &held.id).await {
+            Err(error) if error.kind != ErrorKind::NoSuchUpload => return Err(error),
+            _ => hidden.push(&held.key),
+        }
+    }
+    hidden.extend(record.base.as_ref().filter(|_| record.is_base_hidden()).map(|base| &base.key));
+    for key in hidden {
+        match upload.client().delete_object(key).await {
+            Err(error) if error.kind != ErrorKind::NoSuchKey => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// What lies in quarantine under this name: one of the names in the folder, never a path.
@@ -199,6 +224,14 @@ fn kept(spill: &SpillStore, busy: &BTreeSet<SessionId>, id: &str) -> Result<(Fou
         }
         Ok(None) => Err(RecoverError::Damaged("it has no session file".into())),
         Err(error) => Err(RecoverError::Damaged(error.to_string())),
+    }
+}
+
+/// Gives up an upload that was begun for the name that a session no longer goes to, unless bytes are in it alone:
+/// that one was begun at a key of the program's own.
+async fn give_up_useless(engine: &UploadEngine, restored: &Restored) {
+    if restored.record.upload.is_none() {
+        give_up_upload(engine, restored.dir.id()).await;
     }
 }
 

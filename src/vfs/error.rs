@@ -40,6 +40,9 @@ pub enum FsError {
     /// The file has got another name meanwhile, by our own doing: look again.
     #[error("renamed meanwhile")]
     Moved,
+    /// Its attributes are being stored: no write session may begin until that is done.
+    #[error("its attributes are being stored")]
+    Copying,
     #[error("bad handle")]
     BadHandle,
     #[error(transparent)]

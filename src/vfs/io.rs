@@ -33,7 +33,10 @@ impl Vfs {
     pub fn write_now(&self, fh: u64, offset: u64, data: &[u8]) -> Result<Option<()>, FsError> {
         let handle = self.writable(fh)?;
         loop {
-            let dirty = self.dirty_of(&handle)?;
+            let dirty = match self.dirty_of(&handle) {
+                Err(FsError::Copying) => return Ok(None),
+                other => other?,
+            };
             match dirty.write(offset, data) {
                 Ok(Step::Done) => return Ok(Some(())),
                 Ok(_) => return Ok(None),
@@ -47,7 +50,7 @@ impl Vfs {
     pub async fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<(), FsError> {
         let handle = self.writable(fh)?;
         loop {
-            let dirty = self.dirty_of(&handle)?;
+            let dirty = self.dirty_waiting(&handle).await?;
             match dirty.write_waiting(offset, data).await {
                 Err(WriteError::Retired) => self.pass_retired(&dirty),
                 other => return Ok(other?),
@@ -69,6 +72,16 @@ impl Vfs {
         Ok(dirty)
     }
 
+    /// The same, waiting until the attributes of the file are stored.
+    async fn dirty_waiting(&self, handle: &Handle) -> Result<Arc<DirtyFile>, FsError> {
+        loop {
+            match self.dirty_of(handle) {
+                Err(FsError::Copying) => self.later.idle(handle.ino).await,
+                other => return other,
+            }
+        }
+    }
+
     /// The session of a file that is about to be changed; an edit of the object that was opened, if none is there.
     pub(super) fn session_of(&self, file: &Arc<OpenFile>) -> Result<Arc<DirtyFile>, FsError> {
         if let Some(dirty) = file.dirty() {
@@ -79,6 +92,9 @@ impl Vfs {
         let mut state = file.state.lock();
         if let Some(dirty) = &state.dirty {
             return Ok(dirty.clone());
+        }
+        if self.later.is_busy(file.ino) {
+            return Err(FsError::Copying);
         }
         let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
         let name = node.place.as_ref().map_or("", |(_, name)| name);
@@ -120,7 +136,10 @@ impl Vfs {
         }
         let range = ByteRange::at(offset, u64::from(size));
         while let Some(dirty) = handle.file.dirty() {
+            let base = dirty.content_base();
             match self.read_dirty(&handle.file, &dirty, range).await {
+                // What its bytes come from is another object meanwhile.
+                Err(_) if dirty.content_base() != base => {}
                 // Published and gone from the disk since: the object has the same bytes.
                 Err(_) if dirty.published().is_some() => self.pass_retired(&dirty),
                 other => return other,
@@ -147,11 +166,12 @@ impl Vfs {
         Ok(state.reader.get_or_insert_with(|| self.read.reader(key, &meta)).clone())
     }
 
-    async fn read_dirty(&self, file: &OpenFile, dirty: &DirtyFile, range: ByteRange) -> Result<Bytes, FsError> {
+    async fn read_dirty(&self, file: &OpenFile, dirty: &Arc<DirtyFile>, range: ByteRange) -> Result<Bytes, FsError> {
         let mut out = Vec::with_capacity(range.len() as usize);
-        for segment in dirty.segments(range)? {
+        for segment in dirty.segments(range).await? {
             match segment {
                 Segment::Zeros(len) => out.resize(out.len() + len as usize, 0),
+                Segment::Away(_) => return Err(FsError::Stale),
                 Segment::Local { file, offset, len } => {
                     let start = out.len();
                     out.resize(start + len as usize, 0);
@@ -168,7 +188,7 @@ impl Vfs {
 
     /// The reader of the object that a dirty file edits.
     fn base_reader(&self, file: &OpenFile, dirty: &DirtyFile) -> Result<Arc<Reader>, FsError> {
-        let base = dirty.base().ok_or(FsError::Stale)?;
+        let base = dirty.content_base().ok_or(FsError::Stale)?;
         let mut state = file.state.lock();
         if let Some(reader) = state.reader.as_ref().filter(|reader| reader.etag() == base.etag) {
             return Ok(reader.clone());
@@ -182,7 +202,7 @@ impl Vfs {
     pub async fn fallocate(&self, fh: u64, range: ByteRange, how: Allocate) -> Result<(), FsError> {
         let handle = self.writable(fh)?;
         loop {
-            let dirty = self.dirty_of(&handle)?;
+            let dirty = self.dirty_waiting(&handle).await?;
             let done = async {
                 if how.zero {
                     dirty.zero_waiting(range).await?;
@@ -228,7 +248,10 @@ impl Vfs {
         if range.is_empty() {
             return if from.1 >= base.size { Ok(0) } else { Err(FsError::Unsupported) };
         }
-        let dirty = self.dirty_of(&target)?;
+        let dirty = match self.dirty_of(&target) {
+            Err(FsError::Copying) => return Err(FsError::Unsupported),
+            other => other?,
+        };
         if dirty.adopt(&base, range)? { Ok(range.len()) } else { Err(FsError::Unsupported) }
     }
 
@@ -246,7 +269,18 @@ impl Vfs {
                 log::warn!("{}: its writer was killed; what it wrote is kept, not published", dirty.name());
                 Ok(())
             }
-            FlushKind::Killed | FlushKind::Close => self.publish(&dirty).await,
+            FlushKind::Killed | FlushKind::Close => self.close(&dirty).await,
+        }
+    }
+
+    /// Does what closing a file promises: the object equals it, or, with `--close local`, its bytes are safe here.
+    async fn close(&self, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
+        if !self.options.close_local {
+            return self.publish(dirty).await;
+        }
+        match dirty.close_locally().await {
+            Err(WriteError::Retired) => Ok(()),
+            other => Ok(other?),
         }
     }
 
@@ -300,7 +334,10 @@ impl Vfs {
                 dirty.keep("its writer was killed").await?;
                 self.unsettle(dirty.id());
             } else if dirty.published().is_none() {
-                dirty.publish_in_background();
+                match self.options.close_local {
+                    true if dirty.close_locally().await.is_ok() => {}
+                    _ => dirty.publish_in_background(),
+                }
             }
         }
         {

@@ -241,8 +241,14 @@ impl Vfs {
                 if found.link.is_some() || etag(&node.version) != etag(&found.version) {
                     node.link = found.link;
                 }
-                (node.attr, node.version, node.fresh_until) = (attr, found.version, Some(deadline));
                 node.seen = found.asked.then(Instant::now);
+                node.fresh_until = Some(deadline);
+                // What is to be sent of its attributes is newer than what the object says.
+                if node.pinned && etag(&node.version) == etag(&found.version) {
+                    entry.attr = node.attr;
+                } else {
+                    (node.attr, node.version) = (attr, found.version);
+                }
             }
             node.lookups += u64::from(count);
         }

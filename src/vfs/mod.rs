@@ -8,6 +8,7 @@ mod error;
 mod handles;
 mod io;
 mod keep;
+mod later;
 mod link;
 mod lookup;
 mod mutate;
@@ -19,6 +20,7 @@ mod setattr;
 mod settle;
 mod special;
 mod statfs;
+mod sync;
 mod tree;
 mod xattr;
 
@@ -39,6 +41,7 @@ pub use open::{OpenHow, OpenedFile};
 pub use rename::RenameMode;
 pub use setattr::{AttrChange, SetTime};
 pub use statfs::Usage;
+pub use sync::Unsent;
 pub use tree::ROOT;
 pub use xattr::{SetXattr, is_refused};
 
@@ -63,6 +66,8 @@ pub struct VfsOptions {
     pub attr_ttl: Duration,
     pub list_ttl: Duration,
     pub read_only: bool,
+    /// `close` returns when the bytes are safe on the local disk (`--close local`).
+    pub close_local: bool,
     /// `fsync` returns when the object equals the file (`--fsync remote`).
     pub fsync_remote: bool,
     /// Writers that are killed publish what they wrote (`--on-kill publish`).
@@ -91,6 +96,8 @@ pub struct Vfs {
     intents: IntentStore,
     /// Moves of directories that go on in the background.
     unfinished: Mutex<rename::Unfinished>,
+    /// Attributes of finished files that are not in the bucket yet.
+    later: later::Later,
     /// For what goes on in the background.
     me: Weak<Self>,
     /// Which inode a write session belongs to.
@@ -116,6 +123,7 @@ impl Vfs {
         let vfs = Arc::new_cyclic(|me| Self {
             intents,
             unfinished: Mutex::default(),
+            later: later::Later::default(),
             me: me.clone(),
             client: write.upload().client().clone(),
             options,
@@ -133,6 +141,7 @@ impl Vfs {
         let observer = Arc::downgrade(&vfs);
         vfs.write.on_published(Box::new(move |session, published| {
             if let Some(vfs) = observer.upgrade() {
+                let Some(published) = published else { return vfs.unsettle(session) };
                 if !vfs.sessions.lock().contains_key(&session) {
                     vfs.published_unseen(&published.key);
                 }

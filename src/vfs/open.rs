@@ -122,12 +122,20 @@ impl Vfs {
             }
         }
         self.complete_headers(ino).await?;
-        self.begin_anew(ino, file)
+        loop {
+            match self.begin_anew(ino, file) {
+                Err(FsError::Copying) => self.later.idle(ino).await,
+                other => return other,
+            }
+        }
     }
 
     /// Begins a session that replaces whatever stands at the file's name.
     pub(super) fn begin_anew(&self, ino: u64, file: &Arc<OpenFile>) -> Result<(), FsError> {
         let mut tree = self.tree.lock();
+        if self.later.is_busy(ino) {
+            return Err(FsError::Copying);
+        }
         if let Some(node) = tree.node_mut(ino) {
             node.attr.mode = unprivileged(node.attr.mode);
         }
@@ -172,6 +180,7 @@ impl Vfs {
 
     /// Looks at the object behind an inode: for a reader by getting its first bytes, else by HEAD.
     async fn look(&self, ino: u64, how: OpenHow) -> Result<Option<Arc<Reader>>, FsError> {
+        self.later.idle(ino).await;
         let key = self.file_key(&self.place(ino)?.2)?;
         match self.look_at(ino, &key, how).await {
             // Our own rename has overtaken it.
@@ -249,9 +258,16 @@ impl Vfs {
         let headers = version.headers.as_deref().cloned().unwrap_or_default();
         let kind = self.options.attr.kind_of(&headers, version.size);
         if kind == Kind::File && node.version.as_ref().is_none_or(|known| known.etag == version.etag) {
-            node.attr = self.options.attr.attr_of(ino, Kind::File, &version);
-            (node.version, node.seen, node.fresh_until) = (Some(version), Some(Instant::now()), Some(deadline));
+            (node.seen, node.fresh_until) = (Some(Instant::now()), Some(deadline));
+            // What is to be sent of its attributes is newer than what the object says.
+            if !node.pinned {
+                node.attr = self.options.attr.attr_of(ino, Kind::File, &version);
+                node.version = Some(version);
+            }
             return Ok(());
+        }
+        if self.later.is_busy(ino) {
+            return Err(FsError::Moved);
         }
         let (parent, name) = node.place.clone().ok_or(FsError::Stale)?;
         tree.detach(parent, &name);

@@ -47,6 +47,8 @@ pub(super) struct Node {
     pub cached: Option<ETag>,
     /// When the object was last looked at, for opens that follow at once.
     pub seen: Option<Instant>,
+    /// Attributes of it are not in the bucket yet: it stays, and shows them.
+    pub pinned: bool,
     /// Present while it is open or unsent.
     pub open: Option<Arc<OpenFile>>,
     pub dir: Option<Box<Dir>>,
@@ -95,6 +97,7 @@ impl Tree {
             lookups: 1,
             cached: None,
             seen: None,
+            pinned: false,
             open: None,
             dir: Some(Box::default()),
             link: None,
@@ -167,6 +170,7 @@ impl Tree {
             lookups: 0,
             cached: None,
             seen: None,
+            pinned: false,
             open: None,
             dir: (attr.kind == Kind::Dir).then(Box::default),
             link: None,
@@ -221,9 +225,8 @@ impl Tree {
         let mut at = ino;
         while at != ROOT {
             let Some(node) = self.nodes.get(&at) else { return };
-            let used =
-                node.lookups > 0 || node.open.is_some() || node.dir.as_ref().is_some_and(|d| !d.children.is_empty());
-            if used {
+            let has_children = node.dir.as_ref().is_some_and(|d| !d.children.is_empty());
+            if node.lookups > 0 || node.open.is_some() || node.pinned || has_children {
                 return;
             }
             let place = self.nodes.remove(&at).and_then(|node| node.place);

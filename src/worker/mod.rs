@@ -9,6 +9,7 @@ mod journal;
 mod recover;
 mod refusal;
 mod status;
+mod sync;
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +20,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::base::Budget;
 use crate::base::limits::MIB;
-use crate::config::{Access, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode};
+use crate::config::{
+    Access, CloseMode, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode,
+};
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
 use crate::credentials::Keeper;
@@ -104,9 +107,14 @@ fn assemble(
         runtime.block_on(connect(&config.connection)).map_err(|error| refusal::connection(config, &error))?;
     runtime.spawn(connect::keep_fresh(keeper.clone(), client.clone()));
     let (journal, _writer) = journal::open(&folder.layout().journal())?;
-    let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers: config.writing.upload_workers });
-    let spill = SpillStore::open(folder);
+    let limit = spill_limit(config, folder.layout().root());
+    // Parts that are on their way lie on the disk: no more of them than it may hold.
+    let workers =
+        config.writing.upload_workers.min(usize::try_from(limit / config.writing.part_size).unwrap_or(1).max(1));
+    let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers });
+    let spill = SpillStore::open_limited(folder, limit);
     let write = WriteEngine::new(upload, spill, config.writing.part_size, runtime.handle().clone());
+    write.hide_under(&config.connection.prefix);
     let budget = Budget::new(config.memory_limit.saturating_sub(MEMORY_RESERVE).max(16 * MIB));
     let mut reading = ReadOptions::new(budget);
     reading.workers = config.reading.download_workers;
@@ -117,9 +125,20 @@ fn assemble(
     probe.map_err(|_| refusal::silent(config))?.map_err(|error| refusal::service(config, &error))?;
     let replay =
         Replay::prepare(&write, mode_of(config.writing.recover)).map_err(|error| refusal::replay(config, &error))?;
-    let drain = Drain::new(write, replay.sessions());
+    let drain = Drain::new(vfs.clone(), replay.sessions());
     let worker = Worker { config: config.clone(), client, keeper, vfs, drain, started_at: crate::base::time::now() };
     Ok((worker, replay, left))
+}
+
+/// Bytes that spill files may take: what was asked for, else half of what is free on their disk.
+fn spill_limit(config: &MountConfig, folder: &std::path::Path) -> u64 {
+    config.writing.spill_limit.unwrap_or_else(|| match crate::spill::free_bytes(folder) {
+        Ok(free) => free / 2,
+        Err(error) => {
+            log::warn!("{}: {error}; --spill-limit is not set", folder.display());
+            u64::MAX
+        }
+    })
 }
 
 fn mode_of(mode: RecoverMode) -> Mode {
@@ -156,6 +175,7 @@ fn vfs_options(config: &MountConfig) -> VfsOptions {
         attr_ttl: files.attr_ttl,
         list_ttl: files.list_ttl,
         read_only: files.read_only,
+        close_local: config.writing.close == CloseMode::Local,
         fsync_remote: config.writing.fsync == FsyncMode::Remote,
         publish_killed: config.writing.on_kill == OnKill::Publish,
         capacity: files.capacity,
@@ -199,6 +219,9 @@ fn serve(
         runtime.spawn(recover::expire(worker.clone()));
     }
     worker.vfs.refresh_usage();
+    if let Some(after) = worker.config.writing.publish_after {
+        worker.vfs.publish_after(after);
+    }
     let posix = worker.config.files.metadata == MetadataMode::Posix;
     let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix);
     let place = worker.config.mountpoint.display().to_string();
@@ -241,6 +264,9 @@ async fn answer(worker: Arc<Worker>, request: Request, progress: Progress) -> Re
             }
             Err(_) => failed(&worker, &format!("`{level}` is no log level")),
         },
+        Request::Sync { path, timeout_ms } => {
+            sync::answer(&worker, path, timeout_ms.map(Duration::from_millis), &progress).await
+        }
         Request::Umount { force: true, .. } => match fuse::unmount(&worker.config.mountpoint, true) {
             Ok(()) => {
                 log::warn!("{}: detached by force; what is pending is kept", worker.config.mountpoint.display());

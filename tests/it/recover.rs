@@ -205,3 +205,22 @@ fn kept_files_go_after_their_time_and_status_says_so_a_week_ahead() {
     let third = bench.mount_at(BUCKET, "mnt", &["--recover-keep", "365d"]);
     assert_eq!(third.status()["expiring"], Value::Null);
 }
+
+/// What the spill was too small for lies in an unfinished upload alone: nothing may give that up but `discard`.
+#[test]
+fn parts_that_have_left_the_disk_are_published_or_discarded_with_the_rest() {
+    let Some(bench) = Bench::new() else { return };
+    let content = noise(6, 4 * 1024 * 1024 + 77);
+    bench.file("large", &content);
+    let mount = mount(&bench, &["--spill-limit", "1MiB"]);
+    let ids = ["a", "b"].map(|name| leave_killed(&bench, &mount, &format!("exec 3>{name}; cat ../large >&3")));
+    assert_eq!(bench.server.uploads().len(), 2);
+    refused(&bench, &["export", &ids[0], "out"], &["unfinished upload", "--as KEY"]);
+    done(&bench, &["publish", &ids[0], "--as", "c"]);
+    assert_same(&bench.server.get("c").unwrap(), &content, "c");
+    done(&bench, &["discard", &ids[1]]);
+    assert_eq!(bench.server.keys(), ["c"]);
+    assert_eq!(bench.server.uploads(), [Value::Null; 0]);
+    assert_eq!(bench.recover_list(), [Value::Null; 0]);
+    mount.umount();
+}

@@ -65,6 +65,7 @@ impl Vfs {
             }
         };
         self.check_dir_target(to, &new, mode).await?;
+        self.send_attributes_within(&old).await?;
         let (from, to) = (self.options.prefix.dir_key(&old), self.options.prefix.dir_key(&new));
         let mut tree = TreeMove::new(&self.client, self.write.upload().journal(), &from, &to);
         let durable = tree.survey().await? > 1;
@@ -116,6 +117,7 @@ impl Vfs {
         let copies = moved.as_ref().unwrap_or(&remembered);
         if !std::mem::replace(&mut begun.shown, true) {
             self.relocate(self.path_in(&begun.from), self.path_in(&begun.to), copies);
+            self.move_attributes(&begun.from, &begun.to).await?;
         }
         self.move_sessions(begun, copies).await?;
         match (moved, begun.phase) {
@@ -223,6 +225,7 @@ impl Vfs {
                         async move { vfs.finish_file_move(&from, &to, &etag).await }
                     });
                 }
+                Work::Attributes { key, etag, changed } => self.replay_attributes(id, key, etag, changed),
                 Work::Hidden { key } => self.repeat(id, None, move |vfs| {
                     let key = key.clone();
                     async move { vfs.client.delete_object(&key).await }
@@ -232,7 +235,7 @@ impl Vfs {
     }
 
     /// Does the work of an intent again and again until it is done.
-    fn repeat<F>(
+    pub(in super::super) fn repeat<F>(
         &self,
         id: SessionId,
         fence: Option<Fence>,

@@ -158,6 +158,11 @@ impl Server {
         self.tell("PUT", &object(key), content);
     }
 
+    /// Another client makes an object out of copies of another, without sending anything.
+    pub(crate) fn repeat(&self, source: &str, key: &str, times: u32) {
+        crate::conformance::repeat(&self.addr, BUCKET, source, key, times);
+    }
+
     /// Another client reads an object.
     pub(crate) fn get(&self, key: &str) -> Option<Vec<u8>> {
         let (ok, body) = self.ask("GET", &object(key), b"");
