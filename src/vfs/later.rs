@@ -23,7 +23,7 @@ use super::tree::{Listed, Tree};
 use crate::base::posix::UserMeta;
 use crate::base::{ETag, ObjectKey, SessionId};
 use crate::intent::{MetaChange, Work};
-use crate::oss::{self, CopyOptions, ErrorKind, PutHeaders};
+use crate::oss::{self, CopyOptions, ErrorKind, Outcome, PutHeaders};
 use crate::write::Rekeyed;
 
 /// How long a change waits for others to the same file.
@@ -308,7 +308,16 @@ impl Vfs {
                     return Ok(Some(Stored { etag: receipt.etag, last_modified: receipt.last_modified, foreign }));
                 }
                 Err(error) if error.kind == ErrorKind::PreconditionFailed && attempt < TRIES => {
-                    self.client.head_object(key).await
+                    match self.client.head_object(key).await {
+                        // The reply to our own copy was lost, and its repetition was refused.
+                        Ok(found)
+                            if error.outcome == Outcome::Unknown && found.headers.user_meta == headers.user_meta =>
+                        {
+                            let (etag, last_modified) = (found.etag, Some(found.last_modified));
+                            return Ok(Some(Stored { etag, last_modified, foreign }));
+                        }
+                        other => other,
+                    }
                 }
                 Err(error) => Err(error),
             };

@@ -53,9 +53,10 @@ impl Vfs {
         let mut reader = None;
         let mut keep_cache = true;
         let is_dirty = file.dirty().is_some();
+        let must_do = self.client.is_out() && self.is_cached(ino);
         if how.truncate && how.write {
             self.open_truncated(ino, &file).await?;
-        } else if !is_dirty && !self.seen_just_now(ino) {
+        } else if !is_dirty && !must_do && !self.seen_just_now(ino) {
             reader = match self.look(ino, how).await {
                 Ok(reader) => reader,
                 Err(error) => {
@@ -108,6 +109,14 @@ impl Vfs {
             return Err(FsError::IsDirectory);
         }
         Ok(node.open.get_or_insert_with(|| OpenFile::new(ino)).clone())
+    }
+
+    /// Whether the kernel has bytes of the version that is known: they are served while nobody can be asked.
+    fn is_cached(&self, ino: u64) -> bool {
+        let tree = self.tree.lock();
+        tree.node(ino).is_some_and(|node| {
+            node.cached.is_some() && node.cached.as_ref() == node.version.as_ref().map(|version| &version.etag)
+        })
     }
 
     fn seen_just_now(&self, ino: u64) -> bool {

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use super::file::{DirtyFile, Step};
 use super::{Published, WriteError};
+use crate::base::caller::wait;
 use crate::base::time::now;
 use crate::base::{ByteRange, ETag, ObjectKey};
 use crate::spill::{HeaderRecord, Phase, SessionDir, SpillError, Times};
@@ -195,6 +196,14 @@ impl DirtyFile {
         state.killed
     }
 
+    /// The same for a writer whose close was interrupted.
+    pub fn mark_interrupted(&self) -> bool {
+        let mut state = self.state.lock();
+        let promised = state.was_promised || state.record.phase == Phase::Synced;
+        state.killed = !state.record.append && !promised && state.retired.is_none();
+        state.killed
+    }
+
     pub fn is_killed(&self) -> bool {
         self.state.lock().killed
     }
@@ -234,7 +243,7 @@ impl DirtyFile {
     /// # Errors
     /// `Retired` where it was published meanwhile: then the object must be renamed.
     pub async fn rename(&self, key: ObjectKey, object: Option<Rekeyed>) -> Result<(), WriteError> {
-        let _one = self.publishing.lock().await;
+        let _one = wait(self.publishing.lock()).await?;
         self.detach(Some(key), object)
     }
 
@@ -275,7 +284,7 @@ impl DirtyFile {
     /// # Errors
     /// `Retired` where it was published meanwhile: then the object must be deleted.
     pub async fn unlink(&self, kept: Option<Rekeyed>) -> Result<(), WriteError> {
-        let _one = self.publishing.lock().await;
+        let _one = wait(self.publishing.lock()).await?;
         self.detach(None, kept)
     }
 
@@ -323,7 +332,7 @@ impl DirtyFile {
 
     /// Ends the session without publishing it; its bytes are gone. `Some` where it had been published already.
     pub async fn discard(&self) -> Result<Option<Published>, WriteError> {
-        let _one = self.publishing.lock().await;
+        let _one = wait(self.publishing.lock()).await?;
         {
             let _structure = self.structure.lock();
             let (dir, transfer) = {
@@ -402,7 +411,7 @@ impl super::state::State {
         self.record.base_valid = self.record.base_valid.min(size);
         self.record.extent = size;
         self.touch(ByteRange::new(size, old));
-        self.copies.retain(|_, (range, _)| range.end <= size);
+        self.others.retain(|_, other| other.range.end <= size);
         let cut =
             void_pieces(self.plan.piece_size(), size, self.pieces.iter().map(|(index, piece)| (*index, piece.len)));
         for (index, left) in &cut {

@@ -13,6 +13,7 @@ mod fence;
 mod fetch;
 mod file;
 mod hidden;
+mod jobs;
 mod meet;
 mod publish;
 mod restore;
@@ -20,6 +21,7 @@ mod room;
 mod sparse;
 mod state;
 mod status;
+mod zeros;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -36,6 +38,7 @@ pub use sparse::Seek;
 pub use state::IfTaken;
 pub use status::FileStatus;
 
+use crate::base::caller::Cut;
 use crate::base::{ObjectKey, SessionId};
 use crate::oss;
 use crate::spill::{SpillError, SpillStore};
@@ -60,6 +63,9 @@ pub enum WriteError {
     /// Another client was first to create the file that had to be new.
     #[error("another client has created it first")]
     Taken,
+    /// Whoever asked waits no more.
+    #[error(transparent)]
+    Cut(#[from] Cut),
     #[error(transparent)]
     Oss(#[from] oss::Error),
 }
@@ -72,6 +78,15 @@ impl WriteError {
 
     pub(crate) fn is_disk_full(&self) -> bool {
         matches!(self, Self::Spill { errno: Some(libc::ENOSPC | libc::EDQUOT), .. })
+    }
+
+    /// Whether it was whoever asked that ended it.
+    pub fn is_interruption(&self) -> bool {
+        match self {
+            Self::Cut(cut) => *cut == Cut::Interrupted,
+            Self::Oss(error) => error.kind == oss::ErrorKind::Interrupted,
+            _ => false,
+        }
     }
 }
 

@@ -178,7 +178,11 @@ impl State {
         let is_inner = |number: &PartNumber| {
             number.get() > 1 && Some(*number) != last && Some(*number) != self.cursor && !self.away.contains(number)
         };
-        self.parts.keys().copied().filter(is_inner).filter(|number| want(self, *number)).collect()
+        let has_bytes = |number: &PartNumber| {
+            let range = self.plan.part_range(*number);
+            range.is_some_and(|range| self.pieces.range(self.plan.pieces_in(range)).next().is_some())
+        };
+        self.parts.keys().copied().filter(is_inner).filter(has_bytes).filter(|number| want(self, *number)).collect()
     }
 
     /// Whether the part lies inside the file, and none of it comes from the base.

@@ -14,6 +14,7 @@ use super::error::FsError;
 use super::keep::Parting;
 use super::later::Taken;
 use super::tree::Listed;
+use crate::base::caller::wait;
 use crate::base::key::check_name;
 use crate::base::limits::GIB;
 use crate::base::{ETag, ObjectKey};
@@ -70,7 +71,7 @@ impl Vfs {
             if old == new {
                 return Ok(());
             }
-            let fence: Fence = self.write.fences().fence(&[self.key_area(&old), self.key_area(&new)]).await;
+            let fence: Fence = wait(self.write.fences().fence(&[self.key_area(&old), self.key_area(&new)])).await?;
             if self.child_path(from.parent, from.name)? == old && self.child_path(to.parent, to.name)? == new {
                 break (self.file_key(&old)?, self.file_key(&new)?, fence);
             }
