@@ -142,6 +142,53 @@ impl DirtyFile {
             }
         }
     }
+
+    /// Publishes in the background, again and again until it is done; that it will be is promised from now on.
+    pub fn publish_in_background(self: &Arc<Self>) {
+        let noted = {
+            let _structure = self.structure.lock();
+            // Other descriptors may still write: what the file looks like is noted behind the gate.
+            self.state.lock().promise();
+            self.ensure_dir().and_then(|_| self.rewrite_record())
+        };
+        if let Err(error) = noted {
+            log::error!("{}: {error}", self.name());
+        }
+        self.retry_in_background(Duration::ZERO);
+    }
+
+    /// Tries again after `pause`, and then ever more slowly. A conflict ends it: the bytes are kept for `recover`.
+    pub fn retry_in_background(self: &Arc<Self>, pause: Duration) {
+        if self.retrying.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let file = self.clone();
+        self.engine.runtime().spawn(async move {
+            let mut pause = pause;
+            let client = file.engine.upload().client();
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = client.recovered() => {}
+                }
+                // Not while it is being published: writers would wait, and need not.
+                client.reachable().await;
+                match within(BACKGROUND_PATIENCE, file.publish()).await {
+                    Ok(_) | Err(WriteError::Retired) => break,
+                    Err(error) if error.is_conflict() => {
+                        file.keep_in_background(CONFLICT).await;
+                        break;
+                    }
+                    Err(error @ WriteError::Lost) => {
+                        file.keep_in_background(&error.to_string()).await;
+                        break;
+                    }
+                    Err(_) => pause = (pause * 2).clamp(RETRY_PAUSE.0, RETRY_PAUSE.1),
+                }
+            }
+            file.retrying.store(false, Ordering::Release);
+        });
+    }
 }
 
 impl super::state::State {
