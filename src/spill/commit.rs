@@ -15,9 +15,12 @@ use tokio::sync::oneshot;
 use super::SpillError;
 
 /// Bytes of the whole machine that wait to be written, up to which the file system is written out as a whole.
-const DIRTY_MAX: u64 = 32 << 20;
+const DIRTY_MAX: u64 = 128 << 20;
 /// So many files that are synced one by one cost more than anything else could.
 const CROWD: usize = 64;
+
+/// Files of one request that are synced side by side.
+const SYNCS_AT_ONCE: usize = 16;
 
 /// The thread that does it; started when it is first needed.
 #[derive(Debug, Default)]
@@ -64,11 +67,23 @@ fn work(root: &Path, jobs: &Receiver<Job>) {
         let whole = at_once && folder.as_ref().is_ok_and(|folder| sync_all(folder).is_ok());
         for Job { paths, done } in batch {
             // After a failure of the whole, each is told what is wrong with its own.
-            let result = if whole { Ok(()) } else { paths.iter().try_for_each(|path| sync_one(path)) };
+            let result = if whole { Ok(()) } else { sync_each(&paths) };
             // Who asked may have gone.
             drop(done.send(result));
         }
     }
+}
+
+/// Side by side: what is asked for at the same time goes into one commit of the disk's journal.
+fn sync_each(paths: &[PathBuf]) -> Result<(), SpillError> {
+    for some in paths.chunks(SYNCS_AT_ONCE) {
+        std::thread::scope(|scope| {
+            let syncs: Vec<_> = some.iter().map(|path| scope.spawn(|| sync_one(path))).collect();
+            let gone = |path: &Path| SpillError::io(path)(std::io::Error::other("the sync broke off"));
+            syncs.into_iter().zip(some).try_for_each(|(sync, path)| sync.join().unwrap_or_else(|_| Err(gone(path))))
+        })?;
+    }
+    Ok(())
 }
 
 fn sync_one(path: &Path) -> Result<(), SpillError> {

@@ -12,7 +12,8 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::WriteError;
 use super::file::DirtyFile;
-use super::publish::{CONFLICT, RETRY_PAUSE};
+use super::publish::{BACKGROUND_PATIENCE, CONFLICT, RETRY_PAUSE};
+use crate::base::caller::within;
 
 /// How long a closed file waits for its name to change, or for its end.
 const LINGER: Duration = Duration::from_secs(1);
@@ -46,10 +47,19 @@ impl DirtyFile {
     ///
     /// # Errors
     /// What the local disk answered: nothing is promised then.
+    /// Whoever asked may go away: it goes on to its end all the same.
     pub async fn close_locally(self: &Arc<Self>) -> Result<(), WriteError> {
         if self.is_closed_locally() {
             return Ok(());
         }
+        let file = self.clone();
+        let done = self.engine.runtime().spawn(async move { file.close_to_the_end().await }).await;
+        done.unwrap_or_else(|error| {
+            Err(WriteError::Spill { message: format!("the process is ending: {error}"), errno: None })
+        })
+    }
+
+    async fn close_to_the_end(self: &Arc<Self>) -> Result<(), WriteError> {
         let _one = self.publishing.lock().await;
         if self.is_over() || self.is_closed_locally() {
             return Ok(());
@@ -105,28 +115,79 @@ impl DirtyFile {
     /// Tries until it is published, or changed again: then its next close sends it.
     async fn send_while_closed(self: &Arc<Self>) {
         let queue = self.engine.queue();
+        let client = self.engine.upload().client();
         let mut pause = LINGER;
         loop {
             let waiting = Instant::now();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = queue.hurried.notified() => {}
+                () = client.recovered(), if pause > LINGER => {}
             }
             if waiting.elapsed() < pause && pause > LINGER {
                 // Who is in a hurry does not make a sick service well.
                 tokio::time::sleep(RETRY_PAUSE.0).await;
             }
+            // Not while it is being published: writers would wait, and need not.
+            client.reachable().await;
             let Ok(_permit) = queue.permits.acquire().await else { return };
             if self.is_over() || !self.is_closed_locally() {
                 return;
             }
-            match self.publish().await {
+            match within(BACKGROUND_PATIENCE, self.publish()).await {
                 Ok(_) | Err(WriteError::Retired) => return,
                 Err(error) if error.is_conflict() => return self.keep_in_background(CONFLICT).await,
                 Err(error @ WriteError::Lost) => return self.keep_in_background(&error.to_string()).await,
                 Err(_) => pause = (pause * 2).clamp(RETRY_PAUSE.0 * 2, RETRY_PAUSE.1),
             }
         }
+    }
+
+    /// Publishes in the background, again and again until it is done; that it will be is promised from now on.
+    pub fn publish_in_background(self: &Arc<Self>) {
+        let noted = {
+            let _structure = self.structure.lock();
+            // Other descriptors may still write: what the file looks like is noted behind the gate.
+            self.state.lock().promise();
+            self.ensure_dir().and_then(|_| self.rewrite_record())
+        };
+        if let Err(error) = noted {
+            log::error!("{}: {error}", self.name());
+        }
+        self.retry_in_background(Duration::ZERO);
+    }
+
+    /// Tries again after `pause`, and then ever more slowly. A conflict ends it: the bytes are kept for `recover`.
+    pub fn retry_in_background(self: &Arc<Self>, pause: Duration) {
+        if self.retrying.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let file = self.clone();
+        self.engine.runtime().spawn(async move {
+            let mut pause = pause;
+            let client = file.engine.upload().client();
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = client.recovered() => {}
+                }
+                // Not while it is being published: writers would wait, and need not.
+                client.reachable().await;
+                match within(BACKGROUND_PATIENCE, file.publish()).await {
+                    Ok(_) | Err(WriteError::Retired) => break,
+                    Err(error) if error.is_conflict() => {
+                        file.keep_in_background(CONFLICT).await;
+                        break;
+                    }
+                    Err(error @ WriteError::Lost) => {
+                        file.keep_in_background(&error.to_string()).await;
+                        break;
+                    }
+                    Err(_) => pause = (pause * 2).clamp(RETRY_PAUSE.0, RETRY_PAUSE.1),
+                }
+            }
+            file.retrying.store(false, Ordering::Release);
+        });
     }
 }
 

@@ -4,7 +4,6 @@
 //! round, then they wait: what is published is the file at one instant.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
@@ -16,7 +15,7 @@ use super::file::DirtyFile;
 use super::hidden::{Leftover, corrupt};
 use super::jobs::{Job, Other, Source};
 use super::state::State;
-use crate::base::caller::{Patience, inherit, interruptible, within};
+use crate::base::caller::{Patience, inherit, interruptible};
 use crate::base::limits::GIB;
 use crate::base::time::now;
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, crc64};
@@ -34,7 +33,7 @@ pub const CONFLICT: &str = "another client changed the object";
 pub(super) const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// How long a failing request is tried there: writers wait meanwhile, and there is always another time.
-const BACKGROUND_PATIENCE: Patience = Patience::Brief(Duration::from_secs(10));
+pub(super) const BACKGROUND_PATIENCE: Patience = Patience::Brief(Duration::from_secs(10));
 
 /// The object that a session has become.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -578,53 +577,6 @@ impl DirtyFile {
             log::error!("{error}");
         }
     }
-
-    /// Publishes in the background, again and again until it is done; that it will be is promised from now on.
-    pub fn publish_in_background(self: &Arc<Self>) {
-        let noted = {
-            let _structure = self.structure.lock();
-            // Other descriptors may still write: what the file looks like is noted behind the gate.
-            self.state.lock().promise();
-            self.ensure_dir().and_then(|_| self.rewrite_record())
-        };
-        if let Err(error) = noted {
-            log::error!("{}: {error}", self.name());
-        }
-        self.retry_in_background(Duration::ZERO);
-    }
-
-    /// Tries again after `pause`, and then ever more slowly. A conflict ends it: the bytes are kept for `recover`.
-    pub fn retry_in_background(self: &Arc<Self>, pause: Duration) {
-        if self.retrying.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let file = self.clone();
-        self.engine.runtime().spawn(async move {
-            let mut pause = pause;
-            let client = file.engine.upload().client();
-            loop {
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = client.recovered() => {}
-                }
-                // Not while it is being published: writers would wait, and need not.
-                client.reachable().await;
-                match within(BACKGROUND_PATIENCE, file.publish()).await {
-                    Ok(_) | Err(WriteError::Retired) => break,
-                    Err(error) if error.is_conflict() => {
-                        file.keep_in_background(CONFLICT).await;
-                        break;
-                    }
-                    Err(error @ WriteError::Lost) => {
-                        file.keep_in_background(&error.to_string()).await;
-                        break;
-                    }
-                    Err(_) => pause = (pause * 2).clamp(RETRY_PAUSE.0, RETRY_PAUSE.1),
-                }
-            }
-            file.retrying.store(false, Ordering::Release);
-        });
-    }
 }
 
 /// Where the bytes of a copy or a slice are.
@@ -687,7 +639,7 @@ impl State {
     }
 
     /// From now on a later process publishes it.
-    fn promise(&mut self) {
+    pub(super) fn promise(&mut self) {
         if self.record.phase == Phase::Open {
             self.record.phase = Phase::Synced;
         }
