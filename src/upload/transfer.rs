@@ -13,6 +13,7 @@ use futures_util::Stream;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use crate::base::budget::{Budget, Grant};
+use crate::base::caller::wait;
 use crate::base::limits::MIB;
 use crate::base::time::{micros, now};
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId, UploadId, crc64};
@@ -84,8 +85,13 @@ impl UploadEngine {
         &self.journal
     }
 
-    async fn permit(&self) -> SemaphorePermit<'_> {
-        self.permits.acquire().await.expect("the semaphore is never closed")
+    async fn permit(&self, operation: Operation, key: &ObjectKey) -> Result<SemaphorePermit<'_>, oss::Error> {
+        let waited = wait(self.permits.acquire()).await;
+        let permit = waited.map_err(|cut| oss::Error {
+            outcome: Outcome::NotApplied,
+            ..oss::Error::cut(operation, key.as_str(), cut)
+        })?;
+        Ok(permit.expect("the semaphore is never closed"))
     }
 
     /// Stores a whole object by one request.
@@ -93,7 +99,7 @@ impl UploadEngine {
     /// # Errors
     /// Those of the service. A lost reply is settled by HEAD, so that an error here means: not stored.
     pub async fn put(&self, key: &ObjectKey, body: SpillBody, headers: &PutHeaders) -> Result<Finished, oss::Error> {
-        let _permit = self.permit().await;
+        let _permit = self.permit(Operation::PutObject, key).await?;
         let _memory = self.memory(&body).await;
         let size = body.len();
         let source = as_body(&body);
@@ -234,7 +240,7 @@ impl Transfer {
         generation: u64,
         body: SpillBody,
     ) -> Result<PartOutcome, oss::Error> {
-        let _permit = self.engine.permit().await;
+        let _permit = self.engine.permit(Operation::UploadPart, &self.key).await?;
         let id = self.begin().await?;
         let _memory = self.engine.memory(&body).await;
         let receipt = self.engine.client.upload_part(&self.key, id, number, &as_body(&body)).await?;
@@ -251,7 +257,7 @@ impl Transfer {
         range: ByteRange,
         if_match: &ETag,
     ) -> Result<PartOutcome, oss::Error> {
-        let _permit = self.engine.permit().await;
+        let _permit = self.engine.permit(Operation::UploadPartCopy, &self.key).await?;
         let id = self.begin().await?;
         let etag = self.engine.client.upload_part_copy(&self.key, id, number, source, range, if_match).await?;
         let outcome = PartOutcome { etag, size: range.len(), crc64: None };

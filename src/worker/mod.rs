@@ -3,6 +3,7 @@
 //! The order of the start: own the state folder, speak with the bucket, open journal and spill, take up the
 //! sessions of an earlier process, mount, answer. The end: nothing is pending, the mount is gone, the process too.
 
+mod connect;
 mod drain;
 mod journal;
 mod recover;
@@ -12,15 +13,17 @@ mod sync;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::base::Budget;
-use crate::base::limits::MIB;
+use crate::base::limits::{KIB, MIB};
 use crate::config::{
-    Access, CloseMode, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode,
+    Access, CloseMode, ContentType, ExclusiveCreate, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode,
+    SymlinkMode,
 };
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
@@ -44,6 +47,9 @@ const NETWORK_THREADS: usize = 2;
 /// Of the memory limit, what is not for read buffers: bodies on their way up, and the program itself.
 const MEMORY_RESERVE: u64 = 64 * MIB;
 
+/// Least bytes of a block of a reader whose rate is limited.
+const READ_CHUNK_MIN: u64 = 64 * KIB;
+
 /// How long answers on the control socket may take to get out at the end.
 const ANSWERS_MAX: Duration = Duration::from_secs(2);
 
@@ -54,6 +60,8 @@ struct Worker {
     vfs: Arc<Vfs>,
     drain: Drain,
     started_at: std::time::SystemTime,
+    /// The bucket has answered since the start.
+    connected: AtomicBool,
 }
 
 /// Mounts, calls `ready.up()` once the mount answers, and serves until it is unmounted.
@@ -111,15 +119,20 @@ fn assemble(
     write.hide_under(&config.connection.prefix);
     let mut reading = ReadOptions::new(budget);
     reading.workers = config.reading.download_workers;
+    if let Some(rate) = config.connection.limits.download {
+        // Several requests a second: what one of them brings comes as fast as the line allows.
+        reading.chunk = reading.chunk.min((rate / 4).next_power_of_two().max(READ_CHUNK_MIN));
+        reading.first = reading.first.min(reading.chunk);
+    }
     let read = ReadEngine::new(client.clone(), reading, runtime.handle().clone());
     let (intents, left) = IntentStore::open(folder.layout()).map_err(|error| refusal::replay(config, &error.into()))?;
     let vfs = Vfs::new(vfs_options(config), read, write.clone(), intents, runtime.handle().clone());
-    let probe = runtime.block_on(tokio::time::timeout(config.mount_timeout, vfs.probe()));
-    probe.map_err(|_| refusal::silent(config))?.map_err(|error| refusal::service(config, &error))?;
+    let connected = runtime.block_on(connect::at_start(config, &vfs, &client))?;
     let replay =
         Replay::prepare(&write, mode_of(config.writing.recover)).map_err(|error| refusal::replay(config, &error))?;
     let drain = Drain::new(vfs.clone(), replay.sessions());
-    let worker = Worker { config: config.clone(), client, vfs, drain, started_at: crate::base::time::now() };
+    let (config, started_at, connected) = (config.clone(), crate::base::time::now(), AtomicBool::new(connected));
+    let worker = Worker { config, client, vfs, drain, started_at, connected };
     Ok((worker, replay, left))
 }
 
@@ -171,6 +184,7 @@ fn vfs_options(config: &MountConfig) -> VfsOptions {
         list_ttl: files.list_ttl,
         read_only: files.read_only,
         close_local: config.writing.close == CloseMode::Local,
+        exclusive_remote: config.writing.exclusive_create == ExclusiveCreate::Remote,
         fsync_remote: config.writing.fsync == FsyncMode::Remote,
         publish_killed: config.writing.on_kill == OnKill::Publish,
         capacity: files.capacity,
@@ -211,9 +225,13 @@ fn serve(
     if !worker.config.files.read_only {
         runtime.spawn(recover::expire(worker.clone()));
     }
-    worker.vfs.refresh_usage();
     if let Some(after) = worker.config.writing.publish_after {
         worker.vfs.publish_after(after);
+    }
+    if worker.connected.load(Ordering::Relaxed) {
+        worker.vfs.refresh_usage();
+    } else {
+        runtime.spawn(connect::later(worker.clone()));
     }
     let posix = worker.config.files.metadata == MetadataMode::Posix;
     let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix);

@@ -8,6 +8,7 @@ use super::WriteError;
 use super::file::DirtyFile;
 use super::jobs::Source;
 use super::state::Piece;
+use crate::base::caller::{interruptible, wait};
 use crate::base::crc64::{self, Crc64};
 use crate::base::{ByteRange, PartNumber};
 use crate::oss::{self, ErrorKind, GetOptions, Operation, Outcome};
@@ -20,7 +21,7 @@ impl DirtyFile {
     /// # Errors
     /// `Stale` where the object is no longer the base.
     pub(super) async fn fetch_piece(&self, index: u64) -> Result<(), WriteError> {
-        let _one = self.fetching.lock().await;
+        let _one = wait(self.fetching.lock()).await?;
         let Some((base, range, start)) = self.to_fetch(index) else { return Ok(()) };
         let dir = {
             let _structure = self.structure.lock();
@@ -130,7 +131,7 @@ impl DirtyFile {
             };
             let client = self.engine.0.upload.client();
             let mut reply = client.get_object(&base.key, &options).await.map_err(stale_if_changed)?;
-            while let Some(chunk) = reply.body.next().await {
+            while let Some(chunk) = interruptible(reply.body.next()).await? {
                 let bytes = match chunk {
                     Ok(bytes) => bytes,
                     // The head was retried by the client; a broken body goes on from where it broke.

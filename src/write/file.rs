@@ -12,8 +12,10 @@ use tokio::sync::Notify;
 
 use super::state::{Piece, Running, State};
 use super::{WriteEngine, WriteError};
+use crate::base::caller::wait;
 use crate::base::time::{micros, now};
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId};
+use crate::oss::PutHeaders;
 use crate::spill::{Base, Filling, HeaderRecord, Lease, Phase, SessionDir, SessionRecord, Times};
 use crate::upload::{Plan, Transfer};
 
@@ -282,6 +284,7 @@ impl DirtyFile {
     fn enter(&self, end: u64) -> Result<Option<Step>, WriteError> {
         loop {
             self.reopen()?;
+            self.forget_set_time()?;
             let mut state = self.state.lock();
             if let Some(step) = state.may_change()? {
                 return Ok(Some(step));
@@ -521,11 +524,11 @@ impl DirtyFile {
         match step {
             Step::Done => return Ok(true),
             Step::Fetch(index) => self.fetch_piece(index).await?,
-            Step::Busy => self.wait_until(|state| (state.in_flight == 0).then_some(())).await,
-            Step::Gated => self.wait_until(|state| (!state.gated).then_some(())).await,
+            Step::Busy => wait(self.wait_until(|state| (state.in_flight == 0).then_some(()))).await?,
+            Step::Gated => wait(self.wait_until(|state| (!state.gated).then_some(()))).await?,
             Step::Checkpoint => self.checkpoint().await?,
-            Step::NoRoom(bytes) => drop(self.engine.make_room(bytes).await),
-            Step::DiskFull => self.engine.wait_for_disk().await?,
+            Step::NoRoom(bytes) => drop(wait(self.engine.make_room(bytes)).await?),
+            Step::DiskFull => wait(self.engine.wait_for_disk()).await??,
         }
         Ok(false)
     }
@@ -595,7 +598,8 @@ impl State {
                 true => engine.hidden_key(self.record.id, self.record.checkpoints)?,
                 false => self.record.key.clone()?,
             };
-            let headers = self.multipart_headers();
+            let forbid_overwrite = self.if_taken.is_some() && !self.hidden;
+            let headers = PutHeaders { forbid_overwrite, ..self.multipart_headers() };
             let upload = engine.0.upload.clone();
             self.transfer = Some(Arc::new(Transfer::new(upload, self.record.id, key, headers, self.record.piece_size)));
         }

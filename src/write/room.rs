@@ -80,8 +80,8 @@ impl WriteEngine {
 
     fn press_all(&self) -> Pressed {
         let mut pressed = Pressed::default();
-        // What is closed and lingers makes room when it is sent.
-        self.queue().hurry();
+        // What is closed and waits for a better name is sent at once.
+        self.hurry();
         let live = self.live();
         for file in &live {
             match file.shed() {
