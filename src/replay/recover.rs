@@ -180,7 +180,8 @@ pub async fn discard(
 
 /// Deletes what a session has in the bucket at keys of the program's own.
 async fn take_hidden_away(upload: &UploadEngine, record: &SessionRecord) -> Result<(), oss::Error> {
-    let mut hidden = Vec::new();
+    let zeros = record.zero_keys();
+    let mut hidden: Vec<&ObjectKey> = zeros.iter().collect();
     if let Some(held) = &record.upload {
         match upload.client().abort_upload(&held.key, &held.id).await {
             Err(error) if error.kind != ErrorKind::NoSuchUpload => return Err(error),

@@ -14,6 +14,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use super::commit::Committer;
 use super::gauge::Gauge;
+use super::reserve::Reserve;
 use super::session::SESSION_FILE;
 use super::{RecordError, SessionDir, SessionRecord, SpillError};
 use crate::base::SessionId;
@@ -46,6 +47,9 @@ impl Layout {
     /// Operations of several steps that were begun.
     pub fn intents(&self) -> PathBuf {
         self.root.join("intents")
+    }
+    fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
     }
     fn lock(&self) -> PathBuf {
         self.root.join("lock")
@@ -118,6 +122,7 @@ pub(super) struct Shared {
     layout: Layout,
     sweeper: Sender<PathBuf>,
     gauge: Arc<Gauge>,
+    pub(super) reserve: Reserve,
     committer: Committer,
     /// A session that had been made durable has ended since its end was made durable too.
     ended: AtomicBool,
@@ -126,7 +131,8 @@ pub(super) struct Shared {
 impl Shared {
     fn new(layout: Layout, sweeper: Sender<PathBuf>, limit: u64) -> Self {
         let (committer, ended) = Default::default();
-        Self { layout, sweeper, gauge: Gauge::new(limit), committer, ended }
+        let reserve = Reserve::new(layout.reserve());
+        Self { layout, sweeper, gauge: Gauge::new(limit), reserve, committer, ended }
     }
 
     /// `durable` tells whether power loss could bring it back.
@@ -184,6 +190,7 @@ impl SpillStore {
     pub fn open_limited(folder: &LockedFolder, limit: u64) -> Self {
         let (sweeper, doomed) = channel::<PathBuf>();
         let shared = Shared::new(folder.layout().clone(), sweeper, limit);
+        shared.reserve.fill();
         let store = Self { shared: Arc::new(shared) };
         let trash = store.shared.layout.trash();
         let sweep = move || {

@@ -11,6 +11,7 @@ mod folder;
 mod frame;
 mod gauge;
 mod record;
+mod reserve;
 mod session;
 
 pub use body::SpillBody;

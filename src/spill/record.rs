@@ -14,6 +14,8 @@ use crate::base::{ETag, ObjectKey, PartNumber, SessionId, UploadId};
 
 /// The version written; older ones are read, newer ones refused.
 pub(super) const VERSION: u8 = 1;
+/// Objects of zeros of one session at most, each a multiple of the one before.
+const ZERO_LEVELS: u32 = 3;
 const FRAME: Frame = Frame { magic: b"OSFS", version: VERSION };
 
 /// The object that a session edits; absent where the file is written anew.
@@ -137,8 +139,8 @@ pub struct SessionRecord {
     pub upload: Option<HeldUpload>,
     /// How often the file was completed at a key of the program's own; tells these keys apart.
     pub checkpoints: u32,
-    /// Objects of zeros may stand at keys of the program's own, to be copied from.
-    pub zeros: bool,
+    /// Objects of zeros may stand, to be copied from, at keys that begin with this one: see [`Self::zero_keys`].
+    pub zeros: Option<ObjectKey>,
 }
 
 /// Why a session file cannot be read.
@@ -195,7 +197,7 @@ impl SessionRecord {
             origin: None,
             upload: None,
             checkpoints: 0,
-            zeros: false,
+            zeros: None,
         }
     }
 
@@ -216,7 +218,13 @@ impl SessionRecord {
 
     /// Whether it has, or may have, something in the bucket at a key of the program's own.
     pub fn has_hidden(&self) -> bool {
-        self.upload.is_some() || self.is_base_hidden() || self.zeros
+        self.upload.is_some() || self.is_base_hidden() || self.zeros.is_some()
+    }
+
+    /// Where objects of zeros may stand, the smallest first.
+    pub fn zero_keys(&self) -> Vec<ObjectKey> {
+        let key = |stem: &ObjectKey, level| ObjectKey::parse(&format!("{stem}{level}")).ok();
+        self.zeros.iter().flat_map(|stem| (0..ZERO_LEVELS).filter_map(|level| key(stem, level))).collect()
     }
 
     /// The object at a name that other clients see, where the session edits one.
@@ -260,7 +268,7 @@ mod tests {
                 }],
             }),
             checkpoints: 1,
-            zeros: true,
+            zeros: Some(ObjectKey::parse(".ossfuse-tmp/x.zeros").unwrap()),
         }
     }
 

@@ -68,7 +68,17 @@ impl SessionDir {
             }
             fs::rename(&temp, &path)
         };
-        write().map_err(SpillError::io(&path))?;
+        let written = match write() {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                // What room is made, or what is closed, stands here: this must never fail for want of room.
+                self.shared.reserve.release();
+                let written = write();
+                self.shared.reserve.fill();
+                written
+            }
+            written => written,
+        };
+        written.map_err(SpillError::io(&path))?;
         if durable {
             self.durable.store(true, Ordering::Relaxed);
             self.sync_names()?;

@@ -15,7 +15,7 @@ use crate::control::protocol::Expiring;
 use crate::control::{Failure, Response};
 use crate::oss::Client;
 use crate::replay::{self, Exported, RecoverError};
-use crate::spill::{Layout, LockedFolder, SpillStore};
+use crate::spill::{Found, Layout, LockedFolder, SpillStore, read_only_scan};
 use crate::upload::{UploadEngine, UploadOptions};
 use crate::write::WriteEngine;
 
@@ -138,6 +138,9 @@ pub fn recover_offline(
         let done = match (action, &upload) {
             (RecoverAction::Publish(key), Some(upload)) => {
                 let engine = WriteEngine::new(upload.clone(), spill.clone(), PART_SIZE, runtime.handle().clone());
+                if let Some(connection) = connection {
+                    engine.hide_under(&connection.prefix);
+                }
                 publish(&engine, &nobody, id, key).await
             }
             (RecoverAction::Publish(_), None) => Err(RecoverError::BaseGone),
@@ -163,27 +166,37 @@ pub fn recover_offline(
 pub fn owned_uploads_offline(state_folder: &Path) -> Result<Vec<String>, String> {
     let owner = format!("process {} for `ossfuse uploads`", std::process::id());
     let folder = LockedFolder::lock(Layout::new(state_folder), &owner).map_err(|error| error.to_string())?;
+    let held = held_uploads(&read_only_scan(folder.layout()).map_err(|error| error.to_string())?);
     if !folder.layout().journal().exists() {
-        return Ok(Vec::new());
+        return Ok(held);
     }
     let (journal, writer) = journal::open(&folder.layout().journal()).map_err(|error| error.to_string())?;
     let ids = journal.upload_ids().map_err(|error| error.to_string());
     drop(journal);
     writer.join();
-    Ok(ids?.into_iter().map(|id| id.as_str().to_owned()).collect())
+    Ok(ids?.into_iter().map(|id| id.as_str().to_owned()).chain(held).collect())
+}
+
+/// The uploads that hold bytes which are nowhere else: the session files name them, whatever the journal says.
+fn held_uploads(sessions: &[Found]) -> Vec<String> {
+    let records = sessions.iter().filter_map(|found| found.record.as_ref().ok()?.as_ref());
+    records.filter_map(|record| Some(record.upload.as_ref()?.id.as_str().to_owned())).collect()
 }
 
 /// The uploads that are this mount's.
 pub(super) fn owned_uploads(worker: &Worker) -> Response {
     let engine = worker.drain.engine();
     let live = engine.live().into_iter().filter_map(|file| file.status().upload_id);
-    match engine.upload().journal().upload_ids() {
-        Ok(ids) => {
-            let ids: BTreeSet<String> = ids.into_iter().chain(live).map(|id| id.as_str().to_owned()).collect();
+    let held = engine.spill().scan().map(|sessions| held_uploads(&sessions));
+    let known = engine.upload().journal().upload_ids().map_err(|error| error.to_string());
+    match known.and_then(|ids| Ok((ids, held.map_err(|error| error.to_string())?))) {
+        Ok((ids, held)) => {
+            let ids = ids.into_iter().chain(live).map(|id| id.as_str().to_owned());
+            let ids: BTreeSet<String> = ids.chain(held).collect();
             let state_folder = worker.config.state_folder.clone();
             Response::OwnedUploads { state_folder, upload_ids: ids.into_iter().collect() }
         }
-        Err(error) => super::failed(worker, &error.to_string()),
+        Err(error) => super::failed(worker, &error),
     }
 }
 

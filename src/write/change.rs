@@ -252,7 +252,7 @@ impl DirtyFile {
         let _structure = self.structure.lock();
         {
             let mut state = self.state.lock();
-            let edits = state.record.base.as_ref().is_some_and(|base| base.etag == object.before);
+            let edits = state.record.visible_base().is_some_and(|base| base.etag == object.before);
             if !edits && state.record.replaces.as_ref() != Some(&object.before) {
                 return;
             }

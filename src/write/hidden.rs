@@ -86,9 +86,7 @@ impl Leftover {
         if let Some(base) = self.record.base.as_ref().filter(|_| self.record.is_base_hidden()) {
             clear &= self.engine.delete_hidden(&base.key).await;
         }
-        if self.record.zeros {
-            clear &= self.engine.delete_zeros(self.record.id).await;
-        }
+        clear &= self.engine.delete_zeros(&self.record.zero_keys()).await;
         if clear && let Err(error) = self.dir.discard() {
             log::error!("{error}");
         }

@@ -18,6 +18,7 @@ mod meet;
 mod publish;
 mod restore;
 mod room;
+mod send;
 mod sparse;
 mod state;
 mod status;

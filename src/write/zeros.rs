@@ -16,20 +16,19 @@ use crate::spill::{Base, SpillBody};
 const SEED: u64 = 8 * MIB;
 /// How often a level of the object is copied into the next, larger one.
 const GROWTH: u64 = 32;
-/// Levels up to the largest part.
-const LEVELS: u32 = 3;
 const COPIES_AT_ONCE: usize = 16;
 
 impl WriteEngine {
-    fn zeros_key(&self, session: SessionId, level: u32) -> Option<ObjectKey> {
-        let hidden = self.hidden_key(session, 0)?;
-        ObjectKey::parse(&format!("{hidden}.zeros{level}")).ok()
+    fn zeros_stem(&self, session: SessionId) -> Option<ObjectKey> {
+        ObjectKey::parse(&format!("{}.zeros", self.hidden_key(session, 0)?)).ok()
     }
 
     /// Deletes the objects of zeros of a session; `false` where some stay behind.
-    pub(super) async fn delete_zeros(&self, session: SessionId) -> bool {
-        let keys: Vec<ObjectKey> = (0..LEVELS).filter_map(|level| self.zeros_key(session, level)).collect();
-        match self.upload().client().delete_objects(&keys).await {
+    pub(super) async fn delete_zeros(&self, keys: &[ObjectKey]) -> bool {
+        if keys.is_empty() {
+            return true;
+        }
+        match self.upload().client().delete_objects(keys).await {
             Ok(gone) => gone.len() == keys.len(),
             Err(error) => {
                 log::warn!("{error}; objects of zeros stay behind");
@@ -50,7 +49,11 @@ impl DirtyFile {
                 if state.zeros.as_ref().is_some_and(|zeros| zeros.size >= len) {
                     return Ok(true);
                 }
-                std::mem::replace(&mut state.record.zeros, true)
+                let known = state.record.zeros.is_some();
+                if !known {
+                    state.record.zeros = self.engine.zeros_stem(self.id());
+                }
+                known
             };
             if !known {
                 self.ensure_dir()?;
@@ -72,26 +75,19 @@ impl DirtyFile {
     }
 
     async fn grow_zeros(&self, len: u64) -> Result<Base, oss::Error> {
-        let key = |level| {
-            self.engine.zeros_key(self.id(), level).ok_or_else(|| {
-                let why = "no key for an object of zeros";
-                oss::Error::local(
-                    oss::Operation::PutObject,
-                    &self.name(),
-                    ErrorKind::InvalidArgument,
-                    oss::Outcome::NotApplied,
-                    why,
-                )
-            })
+        let mut keys = self.state.lock().record.zero_keys().into_iter();
+        let Some(seed) = keys.next() else {
+            let why = "no key for an object of zeros";
+            let (operation, outcome) = (oss::Operation::PutObject, oss::Outcome::NotApplied);
+            return Err(oss::Error::local(operation, &self.name(), ErrorKind::InvalidArgument, outcome, why));
         };
         let body = SpillBody::new(None, SEED, ByteRange::new(0, len.min(SEED)));
-        let (seed, size) = (key(0)?, body.len());
+        let size = body.len();
         let done = self.engine.upload().put(&seed, body, &PutHeaders::default()).await?;
         let mut zeros = Base { key: seed, etag: done.etag, size, crc64: None };
-        for level in 1..LEVELS {
+        for key in keys {
             if zeros.size < len {
-                let size = len.min(zeros.size * GROWTH);
-                zeros = self.multiply(&zeros, size, key(level)?).await?;
+                zeros = self.multiply(&zeros, len.min(zeros.size * GROWTH), key).await?;
             }
         }
         Ok(zeros)
