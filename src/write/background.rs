@@ -12,7 +12,8 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::WriteError;
 use super::file::DirtyFile;
-use super::publish::{CONFLICT, RETRY_PAUSE};
+use super::publish::{BACKGROUND_PATIENCE, CONFLICT, RETRY_PAUSE};
+use crate::base::caller::{wait, within};
 
 /// How long a closed file waits for its name to change, or for its end.
 const LINGER: Duration = Duration::from_secs(1);
@@ -50,7 +51,7 @@ impl DirtyFile {
         if self.is_closed_locally() {
             return Ok(());
         }
-        let _one = self.publishing.lock().await;
+        let _one = wait(self.publishing.lock()).await?;
         if self.is_over() || self.is_closed_locally() {
             return Ok(());
         }
@@ -111,7 +112,10 @@ impl DirtyFile {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = queue.hurried.notified() => {}
+                () = self.engine.upload().client().recovered() => {}
             }
+            // What waits in the queue can still be changed without a request.
+            self.engine.upload().client().reachable().await;
             if waiting.elapsed() < pause && pause > LINGER {
                 // Who is in a hurry does not make a sick service well.
                 tokio::time::sleep(RETRY_PAUSE.0).await;
@@ -120,7 +124,7 @@ impl DirtyFile {
             if self.is_over() || !self.is_closed_locally() {
                 return;
             }
-            match self.publish().await {
+            match within(BACKGROUND_PATIENCE, self.publish()).await {
                 Ok(_) | Err(WriteError::Retired) => return,
                 Err(WriteError::Stale) => return self.keep_in_background(CONFLICT).await,
                 Err(_) => pause = (pause * 2).clamp(RETRY_PAUSE.0 * 2, RETRY_PAUSE.1),

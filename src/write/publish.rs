@@ -33,7 +33,7 @@ pub const CONFLICT: &str = "another client changed the object";
 pub(super) const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// How long a failing request is tried there: writers wait meanwhile, and there is always another time.
-const BACKGROUND_PATIENCE: Patience = Patience::Brief(Duration::from_secs(10));
+pub(super) const BACKGROUND_PATIENCE: Patience = Patience::Brief(Duration::from_secs(10));
 
 /// The object that a session has become.
 #[derive(Debug, Clone, PartialEq, Eq)]
