@@ -62,6 +62,7 @@ fn of_write(error: &WriteError) -> i32 {
         WriteError::TooLarge => libc::EFBIG,
         WriteError::Spill { errno, .. } => of_disk(*errno),
         WriteError::Stale => libc::ESTALE,
+        WriteError::Taken => libc::EEXIST,
         WriteError::Lost => libc::EIO,
         WriteError::Cut(cut) => of_cut(*cut),
         // The bytes are kept and go on in the background: what failed is this call, not a time limit of its own.

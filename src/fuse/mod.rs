@@ -90,6 +90,7 @@ fn how_of(flags: i32, tid: u32) -> OpenHow {
         write: mode != OpenAccMode::O_RDONLY,
         append: flags & libc::O_APPEND != 0,
         truncate: flags & libc::O_TRUNC != 0,
+        exclusive: flags & libc::O_EXCL != 0,
         tid,
     }
 }
@@ -236,6 +237,8 @@ impl Filesystem for Adapter {
             RenameMode::Replace
         } else if flags == RenameFlags::RENAME_NOREPLACE {
             RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
         } else {
             return reply.error(told(&FsError::Invalid));
         };
@@ -654,7 +657,8 @@ async fn add_plus(
     if name == "." || name == ".." {
         // The kernel takes neither number nor attributes from these.
         let at = SystemTime::UNIX_EPOCH;
-        let attr = Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0 };
+        let attr =
+            Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0, nlink: 1 };
         return reply.add(INodeNo(ino), next, name, &Duration::ZERO, &file_attr(&attr), GENERATION);
     }
     match call.locking(vfs.lookup(parent, name)).await {

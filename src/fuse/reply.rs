@@ -4,7 +4,7 @@ use fuser::{Errno, FileAttr, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXa
 
 use super::errno::errno;
 use super::{BLOCK, GENERATION, kind_of};
-use crate::vfs::{Attr, Entry, FsError, Kind};
+use crate::vfs::{Attr, Entry, FsError};
 
 pub(super) fn file_attr(attr: &Attr) -> FileAttr {
     FileAttr {
@@ -17,7 +17,7 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         crtime: attr.ctime,
         kind: kind_of(attr.kind),
         perm: attr.mode as u16,
-        nlink: if attr.kind == Kind::Dir { 2 } else { 1 },
+        nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
         rdev: attr.rdev,

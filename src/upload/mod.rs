@@ -9,4 +9,4 @@ mod transfer;
 
 pub use plan::Plan;
 pub use replace::{Standing, replace_headers};
-pub use transfer::{Finished, PartOutcome, Transfer, UploadEngine, UploadOptions, headers_of, record_of};
+pub use transfer::{Finished, PartOutcome, Transfer, UploadEngine, UploadOptions, headers_of, record_of, whole_crc};

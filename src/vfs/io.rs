@@ -314,10 +314,13 @@ impl Vfs {
             Ok(_) | Err(WriteError::Retired) => Ok(()),
             // It goes on by itself, or ends with the release.
             Err(error) if error.is_interruption() => Err(error.into()),
-            Err(WriteError::Stale) => {
+            Err(error) if error.is_conflict() => {
                 dirty.keep(CONFLICT).await?;
                 self.unsettle(dirty.id());
-                Err(WriteError::Stale.into())
+                if let Some(key) = dirty.key() {
+                    self.published_unseen(&key);
+                }
+                Err(error.into())
             }
             Err(error) => {
                 dirty.retry_in_background(RETRY_AFTER);

@@ -439,7 +439,8 @@ impl Vfs {
     pub(super) async fn send_all_attributes(&self, path: &str) -> Vec<(String, FsError)> {
         let work = stream::iter(self.attributes_under(path))
             .map(|(ino, key)| async move { Some((key.to_string(), self.send_attributes(ino).await.err()?)) });
-        work.buffer_unordered(AT_ONCE).filter_map(async |failed| failed).collect().await
+        let sent: Vec<_> = work.buffer_unordered(AT_ONCE).collect().await;
+        sent.into_iter().flatten().collect()
     }
 
     /// The same for a directory that the caller has fenced in.
@@ -509,7 +510,7 @@ impl Vfs {
     }
 
     /// What is remembered of the object at a key holds no more.
-    fn forget_key(&self, key: &ObjectKey) {
+    pub(super) fn forget_key(&self, key: &ObjectKey) {
         let Some(path) = self.options.prefix.path_of(key.as_str()) else { return };
         let ino = self.tree.lock().walk(path);
         if let Some(ino) = ino {

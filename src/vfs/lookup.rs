@@ -73,9 +73,13 @@ impl Vfs {
     /// The attributes of an inode, where they need not be asked for.
     fn known(&self, tree: &Tree, node: &Node) -> Option<Entry> {
         let mut attr = node.attr;
+        if node.place.is_none() && attr.ino != ROOT {
+            attr.nlink = 0;
+        }
         if let Some(dirty) = node.open.as_ref().and_then(|open| open.dirty()) {
             show_dirty(&mut attr, &dirty);
-            return Some(Entry { attr, ttl: self.options.attr_ttl });
+            let ttl = if dirty.may_meet() { Duration::ZERO } else { self.options.attr_ttl };
+            return Some(Entry { attr, ttl });
         }
         if node.place.is_none() && attr.ino != ROOT {
             return Some(Entry { attr, ttl: self.options.attr_ttl });

@@ -70,6 +70,8 @@ pub struct VfsOptions {
     pub read_only: bool,
     /// `close` returns when the bytes are safe on the local disk (`--close local`).
     pub close_local: bool,
+    /// A file created with `O_EXCL` must be new in the bucket, too (`--exclusive-create remote`).
+    pub exclusive_remote: bool,
     /// `fsync` returns when the object equals the file (`--fsync remote`).
     pub fsync_remote: bool,
     /// Writers that are killed publish what they wrote (`--on-kill publish`).

@@ -13,12 +13,15 @@ mod fence;
 mod fetch;
 mod file;
 mod hidden;
+mod jobs;
+mod meet;
 mod publish;
 mod restore;
 mod room;
 mod sparse;
 mod state;
 mod status;
+mod zeros;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -32,6 +35,7 @@ pub use file::{DirtyFile, Segment, Step};
 pub use publish::{CONFLICT, Published};
 pub use restore::Restored;
 pub use sparse::Seek;
+pub use state::IfTaken;
 pub use status::FileStatus;
 
 use crate::base::caller::Cut;
@@ -59,11 +63,19 @@ pub enum WriteError {
     /// Whoever asked waits no more.
     #[error(transparent)]
     Cut(#[from] Cut),
+    /// Another client was first to create the file that had to be new.
+    #[error("another client has created it first")]
+    Taken,
     #[error(transparent)]
     Oss(#[from] oss::Error),
 }
 
 impl WriteError {
+    /// Whether another client's change is in the way: trying again is of no use.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Stale | Self::Taken)
+    }
+
     pub(crate) fn is_disk_full(&self) -> bool {
         matches!(self, Self::Spill { errno: Some(libc::ENOSPC | libc::EDQUOT), .. })
     }

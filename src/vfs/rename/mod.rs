@@ -2,6 +2,7 @@
 //!
 //! Readers and sessions are told of the copy before the original goes, so that nobody meets a gap.
 
+mod exchange;
 mod relocate;
 mod tree;
 
@@ -33,6 +34,8 @@ pub enum RenameMode {
     Replace,
     /// `RENAME_NOREPLACE`.
     NoReplace,
+    /// `RENAME_EXCHANGE`: the two change places.
+    Exchange,
 }
 
 /// A name in a directory.
@@ -53,6 +56,9 @@ impl Vfs {
         self.check_writable()?;
         check_name(new_name)?;
         let (from, to) = (Place { parent, name }, Place { parent: new_parent, name: new_name });
+        if mode == RenameMode::Exchange {
+            return self.exchange(from, to).await;
+        }
         match self.resolve(parent, name).await? {
             (_, Kind::Dir) => self.rename_dir(from, to, mode).await,
             (ino, _) => self.rename_file(ino, from, to, mode).await,

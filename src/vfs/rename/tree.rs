@@ -226,6 +226,7 @@ impl Vfs {
                         async move { vfs.finish_file_move(&from, &to, &etag).await }
                     });
                 }
+                Work::Exchange { one, two, hidden, swap } => self.finish_later(id, [one, two, hidden], swap),
                 Work::Attributes { key, etag, changed } => self.replay_attributes(id, key, etag, changed),
                 Work::Hidden { key } => self.repeat(id, None, move |vfs| {
                     let key = key.clone();
