@@ -60,13 +60,22 @@ fn of_write(error: &WriteError) -> i32 {
     match error {
         WriteError::Retired => libc::EIO,
         WriteError::TooLarge => libc::EFBIG,
-        WriteError::Spill { errno, .. } => errno.unwrap_or(libc::EIO),
+        WriteError::Spill { errno, .. } => of_disk(*errno),
         WriteError::Stale => libc::ESTALE,
         WriteError::Taken => libc::EEXIST,
         WriteError::Lost => libc::EIO,
         WriteError::Cut(cut) => of_cut(*cut),
         // The bytes are kept and go on in the background: what failed is this call, not a time limit of its own.
         WriteError::Oss(error) => of_service(error, libc::EIO),
+    }
+}
+
+/// What the local disk answered, where it means the same of the file that is written. Anything else, such as a state
+/// folder that is gone or descriptors that have run out, would be taken for something about that file.
+fn of_disk(errno: Option<i32>) -> i32 {
+    match errno {
+        Some(errno @ (libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EROFS | libc::ENOMEM)) => errno,
+        _ => libc::EIO,
     }
 }
 
@@ -95,6 +104,10 @@ mod tests {
     fn disk_errors_keep_their_number() {
         let full = WriteError::Spill { message: String::new(), errno: Some(libc::ENOSPC) };
         assert_eq!(number(&full.into()), libc::ENOSPC);
+        for errno in [libc::ENOENT, libc::EMFILE, libc::EACCES, libc::EIO] {
+            let broken = WriteError::Spill { message: String::new(), errno: Some(errno) };
+            assert_eq!(number(&broken.into()), libc::EIO, "not about the file that is written");
+        }
         assert_eq!(number(&FsError::Name(KeyError::NotUtf8)), libc::EILSEQ);
         assert_eq!(number(&WriteError::Stale.into()), libc::ESTALE);
     }

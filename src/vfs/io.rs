@@ -9,6 +9,7 @@ use super::Vfs;
 use super::error::FsError;
 use super::handles::{Handle, OpenFile};
 use super::opener::{FlushKind, classify};
+use crate::base::caller::wait;
 use crate::base::{ByteRange, ETag};
 use crate::oss::{ObjectKind, ObjectMeta, PutHeaders};
 use crate::read::Reader;
@@ -79,7 +80,7 @@ impl Vfs {
     async fn dirty_waiting(&self, handle: &Handle) -> Result<Arc<DirtyFile>, FsError> {
         loop {
             match self.dirty_of(handle) {
-                Err(FsError::Copying) => self.later.idle(handle.ino).await,
+                Err(FsError::Copying) => wait(self.later.idle(handle.ino)).await?,
                 other => return other,
             }
         }

@@ -9,6 +9,7 @@ use super::opener::Process;
 use super::tree::Listed;
 use super::{Entry, Vfs};
 use crate::base::ObjectKey;
+use crate::base::caller::wait;
 use crate::base::key::check_name;
 use crate::base::time::now;
 use crate::oss::ErrorKind;
@@ -135,7 +136,7 @@ impl Vfs {
         self.complete_headers(ino).await?;
         loop {
             match self.begin_anew(ino, file) {
-                Err(FsError::Copying) => self.later.idle(ino).await,
+                Err(FsError::Copying) => wait(self.later.idle(ino)).await?,
                 other => return other,
             }
         }
@@ -191,7 +192,7 @@ impl Vfs {
 
     /// Looks at the object behind an inode: for a reader by getting its first bytes, else by HEAD.
     async fn look(&self, ino: u64, how: OpenHow) -> Result<Option<Arc<Reader>>, FsError> {
-        self.later.idle(ino).await;
+        wait(self.later.idle(ino)).await?;
         let key = self.file_key(&self.place(ino)?.2)?;
         match self.look_at(ino, &key, how).await {
             // Our own rename has overtaken it.

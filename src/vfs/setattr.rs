@@ -8,6 +8,7 @@ use super::error::FsError;
 use super::tree::{Link, Listed, ROOT};
 use super::{Entry, Vfs};
 use crate::base::ObjectKey;
+use crate::base::caller::wait;
 use crate::base::posix::UserMeta;
 use crate::base::time::now;
 use crate::oss::{Body, PutHeaders};
@@ -67,7 +68,7 @@ impl Vfs {
             let begun = if size == 0 && file.dirty().is_none() { self.begin_anew(ino, &file) } else { Ok(()) };
             let dirty = match begun.and_then(|()| self.session_of(&file)) {
                 Err(FsError::Copying) => {
-                    self.later.idle(ino).await;
+                    wait(self.later.idle(ino)).await?;
                     continue;
                 }
                 other => other?,

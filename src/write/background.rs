@@ -124,6 +124,8 @@ impl DirtyFile {
                 () = queue.hurried.notified() => {}
                 () = client.recovered(), if pause > LINGER => {}
             }
+            // What waits in the queue can still be changed without a request.
+            self.engine.upload().client().reachable().await;
             if waiting.elapsed() < pause && pause > LINGER {
                 // Who is in a hurry does not make a sick service well.
                 tokio::time::sleep(RETRY_PAUSE.0).await;

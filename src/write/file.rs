@@ -511,8 +511,8 @@ impl DirtyFile {
             let step = self.write_within(offset, data, over_limit)?;
             over_limit = false;
             match step {
-                Step::NoRoom(bytes) => over_limit = !self.engine.make_room(bytes).await,
-                Step::DiskFull => self.engine.wait_for_disk().await?,
+                Step::NoRoom(bytes) => over_limit = !wait(self.engine.make_room(bytes)).await?,
+                Step::DiskFull => wait(self.engine.wait_for_disk()).await??,
                 step if self.pass(step).await? => return Ok(()),
                 _ => {}
             }

@@ -188,3 +188,32 @@ fn one_fault_never_fails_a_tool() {
 fn one_fault_never_fails_another_tool() {
     all_of(1);
 }
+
+#[test]
+fn a_state_folder_that_is_gone_fails_the_writer_and_not_the_mount() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("old", b"old\n");
+    let mount = bench.mount(&[]);
+    let (state, away) = (bench.state(), bench.path("away"));
+    std::fs::rename(&state, &away).unwrap();
+    let output = mount.try_sh("echo lost > new");
+    assert!(told(&output).contains("Input/output error"), "{}", told(&output));
+    assert_eq!(mount.sh("cat old"), "old\n");
+    std::fs::rename(&away, &state).unwrap();
+    mount.sh("echo kept > new2");
+    assert_eq!(bench.server.get("new2").unwrap(), b"kept\n");
+    assert!(!mount.log().contains("panicked"), "{}", mount.log());
+}
+
+#[test]
+fn clocks_that_jump_cost_one_request_and_nothing_else() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&[]);
+    for (at, offset) in [3_600, -7_200, 0].into_iter().enumerate() {
+        bench.server.clock(offset);
+        mount.sh(&format!("echo {at} > f{at}; cat f{at}"));
+        assert_eq!(bench.server.get(&format!("f{at}")).unwrap(), format!("{at}\n").into_bytes());
+    }
+    assert!(mount.log().contains("the clock differs"), "{}", mount.log());
+    assert_eq!(mount.status()["pending"]["files"], 0);
+}

@@ -151,6 +151,11 @@ impl Server {
         self.tell("DELETE", &object(key), b"");
     }
 
+    /// Sets the server's clock ahead, in seconds.
+    pub(crate) fn clock(&self, offset: i64) {
+        self.tell("POST", "clock", json!({"offset_seconds": offset}).to_string().as_bytes());
+    }
+
     /// From now on every connection is reset, or none any more.
     pub(crate) fn outage(&self, on: bool) {
         self.tell("POST", "outage", json!({"on": on}).to_string().as_bytes());
