@@ -8,6 +8,8 @@ mod download;
 mod encode;
 mod endpoint;
 mod error;
+#[doc(hidden)]
+pub mod measured;
 mod ops;
 mod request;
 mod retry;
