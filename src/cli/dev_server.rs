@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::flags::CommonFlags;
-use super::{Error, print};
+use super::{Error, log_warnings, print};
 use crate::base::units::parse_size;
 use crate::devserver::{Options, Server};
 
@@ -53,8 +53,7 @@ const EXAMPLE: &str = "Example:
 /// # Errors
 /// Its address or its data cannot be had.
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    // Warnings go to stderr; where something logs already, they go there.
-    drop(env_logger::Builder::new().filter_module("ossfuse", log::LevelFilter::Warn).try_init());
+    log_warnings();
     let failed = |error: std::io::Error| Error::new("dev-server", error, "see --data and --listen");
     let runtime = tokio::runtime::Runtime::new().map_err(failed)?;
     runtime.block_on(async {

@@ -15,6 +15,7 @@ mod recover;
 mod status;
 mod table;
 mod umount;
+mod uploads;
 mod usage;
 
 use std::ffi::OsString;
@@ -49,6 +50,7 @@ enum Command {
     Umount(umount::Args),
     Status(status::Args),
     Recover(recover::Args),
+    Uploads(uploads::Args),
     DevServer(dev_server::Args),
 }
 
@@ -101,6 +103,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Recover(args) => recover::run(&args),
+        Command::Uploads(args) => uploads::run(&args),
         Command::DevServer(args) => dev_server::run(&args),
     }
 }
@@ -108,6 +111,11 @@ fn dispatch(command: Command) -> Result<(), Error> {
 /// A line on stderr. That nobody reads it any more is no reason to fail.
 fn complain(line: &str) {
     drop(writeln!(io::stderr().lock(), "ossfuse: {}", line.replace('\n', " ")));
+}
+
+/// Has warnings of what a command uses come out on stderr; where something logs already, they go there.
+fn log_warnings() {
+    drop(env_logger::Builder::new().filter_module("ossfuse", log::LevelFilter::Warn).try_init());
 }
 
 /// Writes a command's result to stdout; a reader that has seen enough (`| head`) is no failure.

@@ -18,6 +18,10 @@ const MARGIN: Duration = Duration::from_secs(15);
 const FORCE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the process of a mount may take to end after its last word.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// A mount in use though nobody is found who uses it is tried again for this long: a child that was just forked holds
+/// its parent's files until it runs its own program.
+const PASSING_USE: Duration = Duration::from_secs(2);
+const PASSING_USE_PAUSE: Duration = Duration::from_millis(100);
 /// Cells of the progress bar.
 const BAR_WIDTH: u64 = 30;
 
@@ -54,14 +58,31 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let environment = Environment::of_process();
     let mountpoint = absolute_mountpoint(&args.mountpoint, &environment.cwd)
         .map_err(|error| Error::new(args.mountpoint.display(), error, "name the folder that was mounted"))?;
-    match Client::connect(&socket_path(&environment.runtime_dir()?, &mountpoint)) {
-        Ok(client) => unmount(client, &mountpoint, args),
-        Err(client::Error::NotRunning) => clear_leftover(&mountpoint, args.force),
-        Err(error) => Err(Error::new(mountpoint.display(), error, "")),
+    let socket = socket_path(&environment.runtime_dir()?, &mountpoint);
+    let give_up = Instant::now() + PASSING_USE;
+    loop {
+        match Client::connect(&socket) {
+            Ok(client) => match unmount(client, &mountpoint, args)? {
+                Outcome::Unmounted => return Ok(()),
+                Outcome::Busy => match user_of(&mountpoint) {
+                    None if Instant::now() < give_up => std::thread::sleep(PASSING_USE_PAUSE),
+                    user => return Err(busy(&mountpoint, user)),
+                },
+            },
+            Err(client::Error::NotRunning) => return clear_leftover(&mountpoint, args.force),
+            Err(error) => return Err(Error::new(mountpoint.display(), error, "")),
+        }
     }
 }
 
-fn unmount(mut client: Client, mountpoint: &Path, args: &Args) -> Result<(), Error> {
+/// How a mount answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Unmounted,
+    Busy,
+}
+
+fn unmount(mut client: Client, mountpoint: &Path, args: &Args) -> Result<Outcome, Error> {
     let place = mountpoint.display();
     let timeout_ms = u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX);
     let patience = if args.force { FORCE_PATIENCE } else { args.timeout.saturating_add(MARGIN) };
@@ -80,9 +101,9 @@ fn unmount(mut client: Client, mountpoint: &Path, args: &Args) -> Result<(), Err
     match answer {
         Ok(Response::Done) => {
             client.wait_for_end(FAREWELL);
-            Ok(())
+            Ok(Outcome::Unmounted)
         }
-        Ok(Response::Busy) => Err(busy(mountpoint)),
+        Ok(Response::Busy) => Ok(Outcome::Busy),
         Ok(Response::TimedOut { pending }) => {
             let why =
                 format!("{} are not sent after {}; it stays mounted", count(pending), format_duration(args.timeout));
@@ -91,8 +112,10 @@ fn unmount(mut client: Client, mountpoint: &Path, args: &Args) -> Result<(), Err
         Ok(Response::Failed(failure)) => Err(Error::new(failure.what, failure.why, failure.mend)),
         Ok(_) => Err(Error::new(&place, "the mount's answer makes no sense", "see its log")),
         // Its last word was lost, or it died: the kernel knows which.
-        Err(client::Error::Ended) => settle_ended(mountpoint, args.force),
-        Err(client::Error::Silent) if args.force => detach(mountpoint, "the mount did not answer"),
+        Err(client::Error::Ended) => settle_ended(mountpoint, args.force).map(|()| Outcome::Unmounted),
+        Err(client::Error::Silent) if args.force => {
+            detach(mountpoint, "the mount did not answer").map(|()| Outcome::Unmounted)
+        }
         Err(error) => Err(Error::new(&place, error, "see its log, or give --force")),
     }
 }
@@ -137,17 +160,21 @@ fn detach(mountpoint: &Path, why: &str) -> Result<(), Error> {
     super::print(&format!("{place}: {why}; it was taken away. Unsent files are kept for the next mount.\n"))
 }
 
-fn busy(mountpoint: &Path) -> Error {
+/// Who uses a mount; None where nobody is found.
+fn user_of(mountpoint: &Path) -> Option<String> {
     let holders = holders::describe(mountpoint);
+    if !holders.is_empty() {
+        return Some(holders);
+    }
     let below = mountinfo::all().unwrap_or_default();
-    let below = below.iter().find(|mounted| mounted.path != mountpoint && mounted.path.starts_with(mountpoint));
-    let who = match (holders.is_empty(), below) {
-        (false, _) => holders,
-        (true, Some(below)) => format!("{} is mounted in it", below.path.display()),
-        (true, None) => "by a process of another user, or inside a container".to_owned(),
-    };
+    let below = below.iter().find(|mounted| mounted.path != mountpoint && mounted.path.starts_with(mountpoint))?;
+    Some(format!("{} is mounted in it", below.path.display()))
+}
+
+fn busy(mountpoint: &Path, user: Option<String>) -> Error {
+    let user = user.unwrap_or_else(|| "by a process of another user, or inside a container".to_owned());
     let mend = "let go of it and try again, or give --force; it stays mounted";
-    Error::new(mountpoint.display(), format!("it is busy: {who}"), mend)
+    Error::new(mountpoint.display(), format!("it is busy: {user}"), mend)
 }
 
 fn count(pending: Pending) -> String {

@@ -149,9 +149,13 @@ pub struct WritingConfig {
     pub part_size: u64,
     /// Most uploads at a time, at least 1.
     pub upload_workers: usize,
+    /// Most bytes in spill files; `None`: half of what is free at the start.
+    pub spill_limit: Option<u64>,
     pub fsync: FsyncMode,
     pub on_kill: OnKill,
     pub recover: RecoverMode,
+    /// How long kept sessions stay, at least 1 ms.
+    pub recover_keep: Duration,
 }
 
 /// What `fsync` waits for.

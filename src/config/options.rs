@@ -191,12 +191,17 @@ options! {
     PART_SIZE = "part-size", Writing, Size, "SIZE", Some("8MiB"),
         "Size of the pieces in which large files are kept on disk and sent, 100KiB to 1GiB";
     UPLOAD_WORKERS = "upload-workers", Writing, Number, "N", Some("16"), "Most uploads at a time";
+    SPILL_LIMIT = "spill-limit", Writing, Size, "SIZE", None,
+        "Most disk space for files that are being written or sent; over it writers wait, and parts that were sent \
+         leave the disk [default: half of what is free on that disk]";
     FSYNC = "fsync", Writing, Choice(&["local", "remote"]), "local|remote", Some("local"),
         "What fsync waits for: the local disk, or the service";
     ON_KILL = "on-kill", Writing, Choice(&["keep", "publish"]), "keep|publish", Some("keep"),
         "A file whose writer was killed: keep its bytes for `recover`, or publish it as far as it goes";
     RECOVER = "recover", Writing, Choice(&["safe", "publish", "keep"]), "safe|publish|keep", Some("safe"),
         "What a crash left behind: finish what was closed or synced (safe), all of it (publish), or nothing (keep)";
+    RECOVER_KEEP = "recover-keep", Writing, Duration, "TIME", Some("30d"),
+        "How long files that were kept for `recover` stay; `status` tells a week ahead which will go";
 
     DOWNLOAD_WORKERS = "download-workers", Reading, Number, "N", Some("16"), "Most downloads at a time";
 

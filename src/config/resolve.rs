@@ -143,6 +143,7 @@ fn resolve_writing(raw: &RawOptions) -> Result<WritingConfig, Problem> {
     Ok(WritingConfig {
         part_size: raw.size_between(&o::PART_SIZE, PART_BYTES_MIN, PIECE_BYTES_MAX)?,
         upload_workers: raw.count(&o::UPLOAD_WORKERS, 1, WORKERS_MAX)?,
+        spill_limit: raw.size(&o::SPILL_LIMIT)?,
         fsync: if raw.choice(&o::FSYNC)? == Some("remote") { FsyncMode::Remote } else { FsyncMode::Local },
         on_kill: if raw.choice(&o::ON_KILL)? == Some("publish") { OnKill::Publish } else { OnKill::Keep },
         recover: match raw.choice(&o::RECOVER)? {
@@ -150,6 +151,7 @@ fn resolve_writing(raw: &RawOptions) -> Result<WritingConfig, Problem> {
             Some("keep") => RecoverMode::Keep,
             _ => RecoverMode::Safe,
         },
+        recover_keep: raw.timeout(&o::RECOVER_KEEP)?,
     })
 }
 

@@ -29,6 +29,18 @@ pub enum Request {
     },
     /// Answered with [`Response::RecoverList`].
     RecoverList,
+    /// Publish a kept session, at its name or at `key`. Answered with [`Response::Recovered`].
+    RecoverPublish { id: String, key: Option<String> },
+    /// Write the bytes of a kept session to a new file. Answered with [`Response::Recovered`].
+    RecoverExport {
+        id: String,
+        /// Absolute.
+        file: PathBuf,
+    },
+    /// Take a kept session away for good. Answered with [`Response::Recovered`].
+    RecoverDiscard { id: String },
+    /// Answered with [`Response::OwnedUploads`].
+    OwnedUploads,
 }
 
 /// What a mount answers; one line each.
@@ -54,6 +66,17 @@ pub enum Response {
         state_folder: PathBuf,
         entries: Vec<RecoverEntry>,
     },
+    /// What was asked of a kept session is done.
+    Recovered {
+        /// Where it was published.
+        key: Option<String>,
+    },
+    /// The uploads that this mount has begun and not ended, or that an earlier one left to it.
+    OwnedUploads {
+        /// The folder whose journal says so.
+        state_folder: PathBuf,
+        upload_ids: Vec<String>,
+    },
     Failed(Failure),
 }
 
@@ -70,6 +93,15 @@ pub struct Failure {
 pub struct Pending {
     pub files: u64,
     pub bytes: u64,
+}
+
+/// Kept sessions whose time is near.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expiring {
+    pub files: u64,
+    pub bytes: u64,
+    /// When the first of them goes.
+    pub first_at: String,
 }
 
 /// What `status --json` prints.
@@ -99,6 +131,8 @@ pub struct MountStatus {
     pub pending: Pending,
     /// Sessions that only `recover` brings further.
     pub kept: Pending,
+    /// Of these, what `--recover-keep` takes away within a week; null where nothing is.
+    pub expiring: Option<Expiring>,
     pub uploads: Vec<UploadStatus>,
     pub spill: SpillStatus,
     pub cache: CacheStatus,
@@ -249,7 +283,7 @@ mod tests {
         let wanted = json!({"version": "1", "mounts": [{
             "mountpoint": "", "bucket": "", "prefix": "", "endpoint": "", "state": "ok", "supervisor_pid": null,
             "worker_pid": null, "worker_restarts": null, "recovery": null, "started_at": null,
-            "pending": {"files": 0, "bytes": 0}, "kept": {"files": 0, "bytes": 0}, "uploads": [],
+            "pending": {"files": 0, "bytes": 0}, "kept": {"files": 0, "bytes": 0}, "expiring": null, "uploads": [],
             "spill": {"bytes": null, "limit": null},
             "cache": {"bytes": null, "limit": null, "hits": null, "misses": null},
             "memory": {"rss": null, "limit": null}, "inodes": null, "open_handles": null, "hidden_keys": null,

@@ -52,6 +52,7 @@ fn of_write(error: &WriteError) -> i32 {
         WriteError::TooLarge => libc::EFBIG,
         WriteError::Spill { errno, .. } => errno.unwrap_or(libc::EIO),
         WriteError::Stale => libc::ESTALE,
+        WriteError::Lost => libc::EIO,
         // The bytes are kept and go on in the background: what failed is this call, not a time limit of its own.
         WriteError::Oss(error) => of_service(error, libc::EIO),
     }

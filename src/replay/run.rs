@@ -9,7 +9,7 @@ use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
 use crate::base::time::{file_stamp, now};
 use crate::base::{ObjectKey, SessionId};
 use crate::oss::{self, ErrorKind, ObjectMeta};
-use crate::spill::{Found, RecordError, SessionDir, SpillError};
+use crate::spill::{Found, Lease, RecordError, SessionDir, SpillError};
 use crate::write::{CONFLICT, DirtyFile, Restored, WriteEngine, WriteError};
 
 /// The pause before a service that did not answer is asked again, doubled up to the second.
@@ -73,12 +73,16 @@ impl Replay {
         let known = Evidence { record: kind, intact: true, whole: true, remote: Remote::NotAsked, mode: self.mode };
         match decide(&known) {
             Decision::Discard => {
-                if let Err(error) = found.dir.discard() {
+                if let Err(error) = self.engine.discard_found(found.dir, record) {
                     log::error!("session {id}: {error}");
                 }
             }
             Decision::Look => self.take_up(found.dir, record),
-            decision => log::info!("session {id} of {:?}: {decision:?}", record.key),
+            decision => {
+                log::info!("session {id} of {:?}: {decision:?}", record.key);
+                let bytes = found.dir.pieces().map_or(0, |pieces| pieces.iter().map(|(_, len, _)| len).sum());
+                Lease::new(self.engine.spill().gauge(), bytes).leave_behind();
+            }
         }
     }
 
@@ -151,6 +155,7 @@ async fn replay_one(
             let name = conflict_name(engine, &key).await?;
             log::warn!("{key}: another client changed it; what was written here is published as {name}");
             file.stand_alone(name).await?;
+            file.resume_held(restored).await?;
             file.publish().await.map(drop)
         }
         Decision::AlreadyDone => {
@@ -182,16 +187,9 @@ fn left_to_its_writer(file: &DirtyFile) -> Result<(), WriteError> {
 }
 
 async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored) -> Result<(), WriteError> {
-    let known = match engine.upload().journal().upload_of(file.id()) {
-        Ok(known) => known,
-        Err(error) => {
-            log::warn!("{}: {error}; all of it is sent again", file.name());
-            None
-        }
-    };
-    let taken_up = match &known {
-        Some((upload, _)) => file.resume_upload(restored, upload).await?,
-        None => 0,
+    let taken_up = match take_up_parts(engine, file, restored).await {
+        Err(error @ WriteError::Lost) => return file.keep(&error.to_string()).await,
+        other => other?,
     };
     if file.is_changed() {
         return left_to_its_writer(file);
@@ -203,8 +201,31 @@ async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored
     }
 }
 
+/// Takes up the upload that the session file or the journal knows, if they do; how many parts of it need not be sent
+/// again.
+///
+/// # Errors
+/// `Lost` where parts that were dropped from the spill are no more on the service.
+pub(super) async fn take_up_parts(
+    engine: &WriteEngine,
+    file: &Arc<DirtyFile>,
+    restored: &Restored,
+) -> Result<usize, WriteError> {
+    if restored.record.upload.is_some() {
+        return file.resume_held(restored).await;
+    }
+    match engine.upload().journal().upload_of(file.id()) {
+        Ok(Some((upload, _))) => file.resume_upload(restored, &upload).await,
+        Ok(None) => Ok(0),
+        Err(error) => {
+            log::warn!("{}: {error}; all of it is sent again", file.name());
+            Ok(0)
+        }
+    }
+}
+
 /// What stands at the key, against what the session knows.
-async fn look(
+pub(super) async fn look(
     engine: &WriteEngine,
     key: &ObjectKey,
     file: &DirtyFile,
@@ -224,7 +245,7 @@ async fn look(
         }
         Some(meta) if began_from.as_ref() == Some(&meta.etag) => Remote::AsBefore,
         Some(_) => Remote::Changed,
-        None if restored.record.base.is_some() => Remote::Changed,
+        None if restored.record.visible_base().is_some() => Remote::Changed,
         // What was to be replaced is gone: the name is free.
         None => Remote::AsBefore,
     };
@@ -232,7 +253,7 @@ async fn look(
 }
 
 /// A free name beside the object.
-async fn conflict_name(engine: &WriteEngine, key: &ObjectKey) -> Result<ObjectKey, WriteError> {
+pub(super) async fn conflict_name(engine: &WriteEngine, key: &ObjectKey) -> Result<ObjectKey, WriteError> {
     let stamp = file_stamp(now());
     for attempt in 0..CONFLICT_NAMES_MAX {
         let suffix = if attempt == 0 { String::new() } else { format!("-{attempt}") };

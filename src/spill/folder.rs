@@ -5,11 +5,13 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
+use super::gauge::Gauge;
 use super::session::SESSION_FILE;
 use super::{RecordError, SessionDir, SessionRecord, SpillError};
 use crate::base::SessionId;
@@ -61,7 +63,16 @@ impl Layout {
 #[derive(Debug)]
 pub struct LockedFolder {
     layout: Layout,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for LockedFolder {
+    /// Closing the file is not enough: a child that was forked and has not yet run its own program holds it too.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            log::debug!("{}: {error}", self.layout.lock().display());
+        }
+    }
 }
 
 /// Another process owns the folder.
@@ -91,7 +102,7 @@ impl LockedFolder {
             file.write_all(owner.as_bytes())
         };
         write().map_err(SpillError::io(&path))?;
-        Ok(Self { layout, _lock: file })
+        Ok(Self { layout, lock: file })
     }
 
     pub fn layout(&self) -> &Layout {
@@ -104,6 +115,7 @@ impl LockedFolder {
 pub(super) struct Shared {
     layout: Layout,
     sweeper: Sender<PathBuf>,
+    gauge: Arc<Gauge>,
 }
 
 impl Shared {
@@ -147,12 +159,14 @@ pub struct SpillStore {
 impl SpillStore {
     /// Opens the store in a folder that this process owns.
     pub fn open(folder: &LockedFolder) -> Self {
-        Self::with_layout(folder.layout().clone())
+        Self::open_limited(folder, u64::MAX)
     }
 
-    fn with_layout(layout: Layout) -> Self {
+    /// The same, with a limit in bytes for all spill files together.
+    pub fn open_limited(folder: &LockedFolder, limit: u64) -> Self {
         let (sweeper, doomed) = channel::<PathBuf>();
-        let store = Self { shared: Arc::new(Shared { layout, sweeper }) };
+        let layout = folder.layout().clone();
+        let store = Self { shared: Arc::new(Shared { layout, sweeper, gauge: Gauge::new(limit) }) };
         let trash = store.shared.layout.trash();
         let sweep = move || {
             let left = fs::read_dir(&trash).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -173,6 +187,11 @@ impl SpillStore {
 
     pub fn layout(&self) -> &Layout {
         &self.shared.layout
+    }
+
+    /// Counts the bytes in the spill files.
+    pub fn gauge(&self) -> &Arc<Gauge> {
+        &self.shared.gauge
     }
 
     /// Begins a session: its folder and its session file stand when this returns.
@@ -202,10 +221,23 @@ impl SpillStore {
     }
 }
 
+/// Bytes that this process may still write on the disk that holds `folder`.
+pub fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let path = std::ffi::CString::new(folder.as_os_str().as_bytes())?;
+    // SAFETY: all zeros is a valid value of this plain structure.
+    let mut out: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a terminated string and a place for the result, both alive during the call.
+    match unsafe { libc::statvfs(path.as_ptr(), &raw mut out) } {
+        0 => Ok(out.f_bavail.saturating_mul(out.f_frsize)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The sessions in a folder that another process may own: only looks, changes nothing.
 pub fn read_only_scan(layout: &Layout) -> Result<Vec<Found>, SpillError> {
     let (sweeper, _) = channel();
-    let store = SpillStore { shared: Arc::new(Shared { layout: layout.clone(), sweeper }) };
+    let store =
+        SpillStore { shared: Arc::new(Shared { layout: layout.clone(), sweeper, gauge: Gauge::new(u64::MAX) }) };
     if layout.spill().is_dir() { store.scan() } else { Ok(Vec::new()) }
 }
 
@@ -235,8 +267,11 @@ mod tests {
         let held = LockedFolder::lock(layout.clone(), "the first").unwrap();
         let refused = LockedFolder::lock(layout.clone(), "the second").unwrap_err();
         assert!(refused.to_string().contains("the first"), "{refused}");
+        // What a child that was forked a moment ago holds.
+        let inherited = held.lock.try_clone().unwrap();
         drop(held);
         assert!(LockedFolder::lock(layout, "the third").is_ok());
+        drop(inherited);
     }
 
     #[test]

@@ -8,13 +8,15 @@
 mod body;
 mod folder;
 mod frame;
+mod gauge;
 mod record;
 mod session;
 
 pub use body::SpillBody;
-pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, read_only_scan};
+pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, free_bytes, read_only_scan};
 pub(crate) use frame::Frame;
-pub use record::{Base, HeaderRecord, Phase, PieceNote, RecordError, SessionRecord, Times};
+pub use gauge::{Gauge, Lease};
+pub use record::{Base, HeaderRecord, HeldPart, HeldUpload, Phase, PieceNote, RecordError, SessionRecord, Times};
 pub use session::{Filling, SessionDir};
 
 use std::io;

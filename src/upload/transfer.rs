@@ -152,8 +152,13 @@ impl Transfer {
     /// A transfer that an earlier process began; `None` where its headers cannot be read.
     pub fn resume(engine: UploadEngine, session: SessionId, upload: &UploadRecord) -> Option<Self> {
         let headers = decode_headers(&upload.headers)?;
-        let begun = Self::new(engine, session, upload.key.clone(), headers, upload.part_size);
-        Some(Self { id: OnceCell::new_with(Some(upload.upload_id.clone())), ..begun })
+        let transfer = Self::new(engine, session, upload.key.clone(), headers, upload.part_size);
+        Some(transfer.begun(upload.upload_id.clone()))
+    }
+
+    /// The same, of an upload that stands already.
+    pub fn begun(self, id: UploadId) -> Self {
+        Self { id: OnceCell::new_with(Some(id)), ..self }
     }
 
     pub fn key(&self) -> &ObjectKey {

@@ -120,7 +120,10 @@ impl Vfs {
         }
         let range = ByteRange::at(offset, u64::from(size));
         while let Some(dirty) = handle.file.dirty() {
+            let base = dirty.content_base();
             match self.read_dirty(&handle.file, &dirty, range).await {
+                // What its bytes come from is another object meanwhile.
+                Err(_) if dirty.content_base() != base => {}
                 // Published and gone from the disk since: the object has the same bytes.
                 Err(_) if dirty.published().is_some() => self.pass_retired(&dirty),
                 other => return other,
@@ -147,11 +150,12 @@ impl Vfs {
         Ok(state.reader.get_or_insert_with(|| self.read.reader(key, &meta)).clone())
     }
 
-    async fn read_dirty(&self, file: &OpenFile, dirty: &DirtyFile, range: ByteRange) -> Result<Bytes, FsError> {
+    async fn read_dirty(&self, file: &OpenFile, dirty: &Arc<DirtyFile>, range: ByteRange) -> Result<Bytes, FsError> {
         let mut out = Vec::with_capacity(range.len() as usize);
-        for segment in dirty.segments(range)? {
+        for segment in dirty.segments(range).await? {
             match segment {
                 Segment::Zeros(len) => out.resize(out.len() + len as usize, 0),
+                Segment::Away(_) => return Err(FsError::Stale),
                 Segment::Local { file, offset, len } => {
                     let start = out.len();
                     out.resize(start + len as usize, 0);
@@ -168,7 +172,7 @@ impl Vfs {
 
     /// The reader of the object that a dirty file edits.
     fn base_reader(&self, file: &OpenFile, dirty: &DirtyFile) -> Result<Arc<Reader>, FsError> {
-        let base = dirty.base().ok_or(FsError::Stale)?;
+        let base = dirty.content_base().ok_or(FsError::Stale)?;
         let mut state = file.state.lock();
         if let Some(reader) = state.reader.as_ref().filter(|reader| reader.etag() == base.etag) {
             return Ok(reader.clone());

@@ -223,7 +223,7 @@ impl Vfs {
                 let dirty = DirtyFile::anonymous(&self.write, None, headers, times);
                 let mut bytes = vec![0; *len as usize];
                 read_or_zeros(file, 0, &mut bytes).map_err(spill_error)?;
-                dirty.write(0, &bytes)?;
+                dirty.write_at_once(0, &bytes)?;
                 Ok(dirty)
             }
         }

@@ -5,6 +5,7 @@
 
 mod drain;
 mod journal;
+mod recover;
 mod refusal;
 mod status;
 
@@ -32,6 +33,7 @@ use crate::write::WriteEngine;
 use drain::{Drain, Drained};
 
 pub use journal::probe_if_asked;
+pub use recover::{RecoverAction, RecoverFailure, is_local, owned_uploads_offline, recover_offline};
 pub use refusal::Error;
 
 /// Threads that drive the network.
@@ -95,9 +97,14 @@ fn assemble(
     let _inside = runtime.enter();
     let client = Client::new((&config.connection).into()).map_err(|error| refusal::service(config, &error))?;
     let (journal, _writer) = journal::open(&folder.layout().journal())?;
-    let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers: config.writing.upload_workers });
-    let spill = SpillStore::open(folder);
+    let limit = spill_limit(config, folder.layout().root());
+    // Parts that are on their way lie on the disk: no more of them than it may hold.
+    let workers =
+        config.writing.upload_workers.min(usize::try_from(limit / config.writing.part_size).unwrap_or(1).max(1));
+    let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers });
+    let spill = SpillStore::open_limited(folder, limit);
     let write = WriteEngine::new(upload, spill, config.writing.part_size, runtime.handle().clone());
+    write.hide_under(&config.connection.prefix);
     let budget = Budget::new(config.memory_limit.saturating_sub(MEMORY_RESERVE).max(16 * MIB));
     let mut reading = ReadOptions::new(budget);
     reading.workers = config.reading.download_workers;
@@ -111,6 +118,17 @@ fn assemble(
     let drain = Drain::new(write, replay.sessions());
     let worker = Worker { config: config.clone(), client, vfs, drain, started_at: crate::base::time::now() };
     Ok((worker, replay, left))
+}
+
+/// Bytes that spill files may take: what was asked for, else half of what is free on their disk.
+fn spill_limit(config: &MountConfig, folder: &std::path::Path) -> u64 {
+    config.writing.spill_limit.unwrap_or_else(|| match crate::spill::free_bytes(folder) {
+        Ok(free) => free / 2,
+        Err(error) => {
+            log::warn!("{}: {error}; --spill-limit is not set", folder.display());
+            u64::MAX
+        }
+    })
 }
 
 fn mode_of(mode: RecoverMode) -> Mode {
@@ -184,6 +202,9 @@ fn serve(
         worker.vfs.take_up(left);
     }
     runtime.spawn(replay.run());
+    if !worker.config.files.read_only {
+        runtime.spawn(recover::expire(worker.clone()));
+    }
     worker.vfs.refresh_usage();
     let posix = worker.config.files.metadata == MetadataMode::Posix;
     let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix);
@@ -215,6 +236,10 @@ async fn answer(worker: Arc<Worker>, request: Request, progress: Progress) -> Re
     match request {
         Request::Status => Response::Status { status: Box::new(status::of(&worker)) },
         Request::RecoverList => recover_list(&worker),
+        Request::RecoverPublish { id, key } => recover::of_mount(&worker, &id, RecoverAction::Publish(key)).await,
+        Request::RecoverExport { id, file } => recover::of_mount(&worker, &id, RecoverAction::Export(file)).await,
+        Request::RecoverDiscard { id } => recover::of_mount(&worker, &id, RecoverAction::Discard).await,
+        Request::OwnedUploads => recover::owned_uploads(&worker),
         Request::Umount { force: true, .. } => match fuse::unmount(&worker.config.mountpoint, true) {
             Ok(()) => {
                 log::warn!("{}: detached by force; what is pending is kept", worker.config.mountpoint.display());

@@ -16,7 +16,7 @@ pub(super) fn of(worker: &Worker) -> MountStatus {
     let engine = worker.drain.engine();
     let live = engine.live();
     let uploads = live.iter().filter_map(|file| upload(&file.status())).collect();
-    let spilled = live.iter().map(|file| file.spilled()).sum();
+    let gauge = engine.spill().gauge();
     MountStatus {
         mountpoint: config.mountpoint.display().to_string(),
         bucket: config.connection.bucket.clone(),
@@ -27,8 +27,9 @@ pub(super) fn of(worker: &Worker) -> MountStatus {
         started_at: Some(rfc3339(worker.started_at)),
         pending: worker.drain.pending(),
         kept: kept(worker),
+        expiring: super::recover::expiring(worker),
         uploads,
-        spill: SpillStatus { bytes: Some(spilled), limit: None },
+        spill: SpillStatus { bytes: Some(gauge.used()), limit: gauge.limit() },
         memory: MemoryStatus { rss: resident(), limit: Some(config.memory_limit) },
         inodes: Some(worker.vfs.inodes() as u64),
         open_handles: Some(worker.vfs.open_handles() as u64),

@@ -45,6 +45,9 @@ impl DirtyFile {
             if size > state.plan.size_max() {
                 return Err(WriteError::TooLarge);
             }
+            if state.is_cut_away(size) {
+                return Ok(Step::Checkpoint);
+            }
             let at = now();
             (state.last_write, state.last_change) = (at, at);
             state.record.times.mtime = None;
@@ -224,7 +227,8 @@ impl DirtyFile {
             if state.retired.is_some() || state.ended {
                 return Err(WriteError::Retired);
             }
-            transfer = state.let_go();
+            // One at a key of the program's own goes along.
+            transfer = if state.hidden { None } else { state.let_go() };
             state.record.key = key;
             if let Some(object) = object {
                 state.record.follow(&object.before, &object.key, &object.after);
@@ -261,9 +265,12 @@ impl DirtyFile {
             (state.dir.clone(), state.let_go())
         };
         self.give_up(transfer);
-        if let Some(dir) = dir {
-            dir.discard()?;
+        if let Some(dir) = dir
+            && let Some(left) = self.end_folder(dir)?
+        {
+            self.engine.runtime().spawn(left.clear());
         }
+        self.state.lock().give_back();
         self.engine.unregister(self.id());
         Ok(None)
     }
@@ -299,6 +306,7 @@ impl DirtyFile {
             state.record.phase = Phase::Kept(reason.to_owned());
             state.record.error = Some(reason.to_owned());
             (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
+            state.lease.leave_behind();
         }
         log::warn!("{}: not published, kept as session {}: {reason}", self.name(), self.id());
         self.rewrite_record()
@@ -319,9 +327,18 @@ impl super::state::State {
         for (index, left) in &cut {
             self.forget_open(*index);
             match self.pieces.get_mut(index) {
-                Some(piece) if *left > 0 => (piece.len, piece.running, piece.unsynced) = (*left, None, true),
-                _ => drop(self.pieces.remove(index)),
+                Some(piece) if *left > 0 => {
+                    (piece.running, piece.unsynced) = (None, true);
+                    self.set_len(*index, *left);
+                }
+                _ => self.remove_piece(*index),
             }
+        }
+        let plan = self.plan;
+        let is_inside = |part| plan.part_range(part).is_some_and(|range: ByteRange| range.start < size);
+        self.away.retain(|part| is_inside(*part));
+        if let Some(upload) = &mut self.record.upload {
+            upload.parts.retain(|part| is_inside(part.number));
         }
         cut
     }

@@ -49,7 +49,7 @@ impl DirtyFile {
         }
         let mut state = self.state.lock();
         state.base_seen = Some(std::time::Instant::now());
-        state.pieces.insert(index, Piece { len: left, unsynced: true, ..Piece::default() });
+        state.add_piece(index, Piece { len: left, unsynced: true, ..Piece::default() });
         Ok(())
     }
 

@@ -11,8 +11,10 @@ mod change;
 mod fence;
 mod fetch;
 mod file;
+mod hidden;
 mod publish;
 mod restore;
+mod room;
 mod sparse;
 mod state;
 mod status;
@@ -46,11 +48,20 @@ pub enum WriteError {
     TooLarge,
     #[error("{message}")]
     Spill { message: String, errno: Option<i32> },
+    /// The service has given up an upload that had the only copy of some of the file's bytes.
+    #[error("the service has removed an unfinished upload that held part of the file")]
+    Lost,
     /// Another client changed the object that is being edited.
     #[error("another client changed the object that is being edited")]
     Stale,
     #[error(transparent)]
     Oss(#[from] oss::Error),
+}
+
+impl WriteError {
+    pub(crate) fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Spill { errno: Some(libc::ENOSPC | libc::EDQUOT), .. })
+    }
 }
 
 impl From<SpillError> for WriteError {
@@ -72,6 +83,10 @@ struct Engine {
     live: Mutex<BTreeMap<SessionId, Arc<DirtyFile>>>,
     observer: OnceLock<Observer>,
     fences: Arc<Fences>,
+    /// What the program's own keys begin with.
+    private: OnceLock<String>,
+    /// One at a time makes room.
+    pressing: tokio::sync::Mutex<()>,
 }
 
 /// Told of every publication, once the session is retired. No lock of this layer is held then.
@@ -88,8 +103,8 @@ impl std::fmt::Debug for Observer {
 impl WriteEngine {
     /// `part_size` is that of the mount, in bytes; `runtime` runs what is sent in the background.
     pub fn new(upload: UploadEngine, spill: SpillStore, part_size: u64, runtime: Handle) -> Self {
-        let (live, observer, fences) = Default::default();
-        Self(Arc::new(Engine { upload, spill, part_size, runtime, live, observer, fences }))
+        let (live, observer, fences, private, pressing) = Default::default();
+        Self(Arc::new(Engine { upload, spill, part_size, runtime, live, observer, fences, private, pressing }))
     }
 
     /// Sets who is told of publications; the first one stays.

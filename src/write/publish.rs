@@ -13,15 +13,19 @@ use super::WriteError;
 use super::fence::Change;
 use super::fetch::stale_if_changed;
 use super::file::DirtyFile;
+use super::hidden::{Leftover, corrupt};
 use super::state::{Job, State};
+use crate::base::limits::GIB;
 use crate::base::time::now;
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber};
-use crate::oss::{CopyOptions, ErrorKind, PutHeaders};
+use crate::oss::{CopyOptions, ErrorKind, Outcome, PutHeaders};
 use crate::spill::{Phase, SpillBody};
 use crate::upload::{Finished, PartOutcome, Transfer};
 
 /// How fresh a look at the base must be to spare another before it is replaced.
 const BASE_FRESH: Duration = Duration::from_secs(1);
+/// Above this a copy that changes the storage class must be made in parts (OSS reference §7.8).
+const COPY_BYTES_MAX: u64 = GIB;
 /// Why an edit of an object that another client changed is kept.
 pub const CONFLICT: &str = "another client changed the object";
 /// The pause before a failed publication is tried again in the background, doubled up to the second.
@@ -88,7 +92,7 @@ impl DirtyFile {
     }
 
     /// Waits for its turn, and until nobody moves the tree that the file is in.
-    async fn enter_publication(&self) -> (tokio::sync::MutexGuard<'_, ()>, Option<Change>) {
+    pub(super) async fn enter_publication(&self) -> (tokio::sync::MutexGuard<'_, ()>, Option<Change>) {
         loop {
             let one = self.publishing.lock().await;
             let Some(key) = self.key() else { return (one, None) };
@@ -113,7 +117,9 @@ impl DirtyFile {
     async fn try_publish(self: &Arc<Self>) -> Result<Published, WriteError> {
         self.move_base_along().await?;
         let by_parts = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
+            // What was not begun needs no detour.
+            state.hidden &= state.transfer.is_some();
             !state.is_small() && !state.is_copy()
         };
         if by_parts {
@@ -121,6 +127,13 @@ impl DirtyFile {
         }
         let _gate = self.close_gate().await;
         self.note_closing()?;
+        let is_detour = {
+            let state = self.state.lock();
+            state.is_upload_hidden() && !state.is_small()
+        };
+        if is_detour {
+            self.complete_hidden().await?;
+        }
         let is_copy = self.state.lock().is_copy();
         if is_copy {
             return self.finish_copy().await;
@@ -177,6 +190,10 @@ impl DirtyFile {
 
     /// One CopyObject of another object, whole, with this file's own attributes.
     async fn finish_copy(self: &Arc<Self>) -> Result<Published, WriteError> {
+        let is_detour = self.state.lock().record.is_base_hidden();
+        if is_detour {
+            self.check_base().await?;
+        }
         let (key, base, headers, transfer) = {
             let mut state = self.state.lock();
             let base = state.record.base.clone().ok_or(WriteError::Retired)?;
@@ -184,12 +201,30 @@ impl DirtyFile {
             (key, base, state.put_headers(), state.let_go())
         };
         self.give_up(transfer);
+        if base.size > COPY_BYTES_MAX && headers.storage_class.is_some() {
+            return self.finish_large().await;
+        }
+        if is_detour {
+            self.note_completing(base.crc64)?;
+        }
         let options =
             CopyOptions { if_match: Some(base.etag.clone()), replace: Some(headers.clone()), ..CopyOptions::default() };
         let client = self.engine.upload().client();
-        let receipt = client.copy_object(&base.key, &key, &options).await.map_err(stale_if_changed)?;
-        let crc64 = receipt.crc64.or(base.crc64);
-        let done = Finished { etag: receipt.etag, size: base.size, crc64, modified: receipt.last_modified };
+        let done = match (client.copy_object(&base.key, &key, &options).await, base.crc64) {
+            (Ok(receipt), Some(crc)) if receipt.crc64.is_some_and(|told| told != crc) => return Err(corrupt(&key)),
+            (Ok(receipt), crc) => {
+                let crc64 = receipt.crc64.or(crc);
+                Finished { etag: receipt.etag, size: base.size, crc64, modified: receipt.last_modified }
+            }
+            (Err(error), _) if error.kind == ErrorKind::TooLarge => {
+                log::debug!("{error}; copying it part by part");
+                return self.finish_large().await;
+            }
+            (Err(error), Some(crc)) if error.outcome == Outcome::Unknown => {
+                self.engine.upload().settle(&key, base.size, crc, &headers).await?.ok_or(error)?
+            }
+            (Err(error), _) => return Err(stale_if_changed(error)),
+        };
         self.conclude(key, done, headers, State::put_headers).await
     }
 
@@ -246,15 +281,14 @@ impl DirtyFile {
             other => other?,
         };
         let mut state = self.state.lock();
-        if let Some(base) = state.record.base.as_mut().filter(|_| found.crc64 == asked) {
-            (base.key, base.etag) = (key, found.etag);
-            state.base_seen = Some(Instant::now());
+        if found.crc64 == asked {
+            state.move_origin(key, found.etag);
         }
         Ok(())
     }
 
     /// The transfer and every part of the object, once all are on the service.
-    fn outcomes(&self) -> Option<Outcomes> {
+    pub(super) fn outcomes(&self) -> Option<Outcomes> {
         let state = self.state.lock();
         let jobs = state.jobs().ok()?;
         let parts = jobs.iter().map(|job| Some((job.number, state.outcome(job)?.clone())));
@@ -268,7 +302,7 @@ impl DirtyFile {
         self.engine.runtime().spawn(async move { transfer.abort().await });
     }
 
-    fn forget_upload(&self, transfer: &Arc<Transfer>) {
+    pub(super) fn forget_upload(&self, transfer: &Arc<Transfer>) {
         {
             let mut state = self.state.lock();
             if !state.owns(transfer) {
@@ -293,7 +327,10 @@ impl DirtyFile {
     ) -> Result<Published, WriteError> {
         let mut ours = true;
         loop {
-            if let Some(published) = self.retire(&key, &done, &headers, ours.then_some(wanted)) {
+            if let Some((published, left)) = self.retire(&key, &done, &headers, ours.then_some(wanted)) {
+                if let Some(left) = left {
+                    left.clear().await;
+                }
                 return Ok(published);
             }
             let now_wanted = wanted(&self.state.lock());
@@ -312,11 +349,11 @@ impl DirtyFile {
     }
 
     /// An edit must not replace a version of the object that it does not know.
-    async fn check_base(&self) -> Result<(), WriteError> {
+    pub(super) async fn check_base(&self) -> Result<(), WriteError> {
         let base = {
             let state = self.state.lock();
             let fresh = state.base_seen.is_some_and(|seen| seen.elapsed() < BASE_FRESH);
-            if fresh || !state.uses_base() { None } else { state.record.base.clone() }
+            state.record.visible_base().filter(|_| !fresh && state.uses_base()).cloned()
         };
         let Some(base) = base else { return Ok(()) };
         let meta = self.engine.upload().client().get_object_meta(&base.key).await.map_err(stale_if_changed)?;
@@ -329,7 +366,7 @@ impl DirtyFile {
     }
 
     /// Brings every part of the object to the service that is not there yet.
-    async fn send_jobs(self: &Arc<Self>) -> Result<(), WriteError> {
+    pub(super) async fn send_jobs(self: &Arc<Self>) -> Result<(), WriteError> {
         loop {
             let jobs = self.state.lock().jobs();
             let jobs = match jobs {
@@ -343,6 +380,9 @@ impl DirtyFile {
                 let state = self.state.lock();
                 jobs.into_iter().filter(|job| !state.is_done(job)).collect()
             };
+            if missing.iter().any(|job| self.state.lock().away.contains(&job.number)) {
+                return Err(WriteError::Lost);
+            }
             // All of them run to their end: one that was dropped half-way would count as on its way for ever.
             let sent = join_all(missing.iter().map(|job| self.run(job))).await;
             sent.into_iter().collect::<Result<(), _>>()?;
@@ -397,6 +437,7 @@ impl DirtyFile {
             })
         };
         self.changed.notify_waiters();
+        self.engine.spill().gauge().nudge();
         let Some(result) = result else {
             // Given up meanwhile. This part may have begun the upload, or landed, after that was aborted.
             transfer.abort().await;
@@ -409,7 +450,11 @@ impl DirtyFile {
     }
 
     /// An upload that vanished is begun anew by whoever tries again.
-    fn lost_upload(&self, transfer: &Arc<Transfer>, error: crate::oss::Error) -> WriteError {
+    pub(super) fn lost_upload(&self, transfer: &Arc<Transfer>, error: crate::oss::Error) -> WriteError {
+        if !self.state.lock().away.is_empty() {
+            log::error!("{error}");
+            return WriteError::Lost;
+        }
         log::warn!("{error}; the upload is begun anew");
         self.forget_upload(transfer);
         error.into()
@@ -423,10 +468,11 @@ impl DirtyFile {
         done: &Finished,
         headers: &PutHeaders,
         wanted: Option<fn(&State) -> PutHeaders>,
-    ) -> Option<Published> {
+    ) -> Option<(Published, Option<Leftover>)> {
         let Finished { etag, size, crc64, modified } = done.clone();
         let at = modified.unwrap_or_else(now);
         let published = Published { key: key.clone(), etag, size, crc64, headers: headers.clone(), at };
+        let left;
         {
             let _structure = self.structure.lock();
             let (dir, transfer) = {
@@ -439,13 +485,15 @@ impl DirtyFile {
             };
             self.give_up(transfer);
             // The object stands: a folder that cannot be moved is settled by the next replay, not by an error.
-            if let Some(Err(error)) = dir.map(|dir| dir.discard()) {
+            left = dir.map_or(Ok(None), |dir| self.end_folder(dir)).unwrap_or_else(|error| {
                 log::error!("{error}; the next mount will find the file published already");
-            }
+                None
+            });
+            self.state.lock().give_back();
         }
         self.engine.unregister(self.id());
         self.engine.tell(self.id(), &published);
-        Some(published)
+        Some((published, left))
     }
 
     fn note_failure(&self, error: &WriteError) {
@@ -492,6 +540,12 @@ impl DirtyFile {
                     Ok(_) | Err(WriteError::Retired) => break,
                     Err(WriteError::Stale) => {
                         if let Err(error) = file.keep(CONFLICT).await {
+                            log::error!("{}: {error}", file.name());
+                        }
+                        break;
+                    }
+                    Err(error @ WriteError::Lost) => {
+                        if let Err(error) = file.keep(&error.to_string()).await {
                             log::error!("{}: {error}", file.name());
                         }
                         break;

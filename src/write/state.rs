@@ -1,6 +1,6 @@
 //! What a session knows of itself in memory, and the decisions that follow from it without I/O.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -10,7 +10,7 @@ use crate::base::limits::{FUSE_WRITE_MAX, PART_BYTES_MAX, PART_BYTES_MIN};
 use crate::base::posix::Attributes;
 use crate::base::{ByteRange, PartNumber};
 use crate::oss::PutHeaders;
-use crate::spill::{PieceNote, SessionDir, SessionRecord};
+use crate::spill::{Lease, PieceNote, SessionDir, SessionRecord};
 use crate::upload::{PartOutcome, Plan, Transfer, headers_of};
 
 use super::Published;
@@ -85,6 +85,12 @@ pub(super) struct State {
     /// Runs of the base that the service has copied already.
     pub(super) copies: BTreeMap<PartNumber, (ByteRange, PartOutcome)>,
     pub(super) transfer: Option<Arc<Transfer>>,
+    /// The upload goes to a key of the program's own, so that its parts may leave the disk.
+    pub(super) hidden: bool,
+    /// Parts that have left the disk: only the upload has their bytes.
+    pub(super) away: BTreeSet<PartNumber>,
+    /// The bytes of `pieces`, as they are counted against the limit.
+    pub(super) lease: Lease,
     /// Writes between their first and their last look at the state.
     pub(super) in_flight: u32,
     /// Written or cut since it was begun or taken up.
@@ -116,6 +122,9 @@ impl State {
             parts: BTreeMap::new(),
             copies: BTreeMap::new(),
             transfer: None,
+            hidden: false,
+            away: BTreeSet::new(),
+            lease: Lease::apart(),
             in_flight: 0,
             changed: false,
             gated: false,
@@ -133,10 +142,52 @@ impl State {
     pub(super) fn remote(&self, index: u64) -> ByteRange {
         let range = self.plan.piece_range(index);
         let valid = ByteRange::new(0, self.record.base_valid);
-        if self.pieces.contains_key(&index) {
+        if self.pieces.contains_key(&index) || self.is_away(index) {
             ByteRange::new(range.start, range.start)
         } else {
             range.intersect(&valid)
+        }
+    }
+
+    /// Whether a piece has left the disk with its part.
+    pub(super) fn is_away(&self, index: u64) -> bool {
+        let part = || self.plan.part_at(self.plan.piece_range(index).start);
+        !self.away.is_empty() && part().is_some_and(|part| self.away.contains(&part))
+    }
+
+    /// Whether any byte of a range has left the disk.
+    pub(super) fn is_any_away(&self, range: ByteRange) -> bool {
+        !self.away.is_empty() && self.plan.pieces_in(range).any(|index| self.is_away(index))
+    }
+
+    /// Bytes by which a write to `range` lengthens the spill files.
+    pub(super) fn growth(&self, range: ByteRange) -> u64 {
+        let grown = |index| {
+            let piece = self.plan.piece_range(index);
+            let end = piece.intersect(&range).end - piece.start;
+            end.saturating_sub(self.pieces.get(&index).map_or(0, |piece| piece.len))
+        };
+        self.plan.pieces_in(range).map(grown).sum()
+    }
+
+    /// Notes the length of a spill file.
+    pub(super) fn set_len(&mut self, index: u64, len: u64) {
+        let Some(piece) = self.pieces.get_mut(&index) else { return };
+        let old = std::mem::replace(&mut piece.len, len);
+        if len >= old { self.lease.grow(len - old) } else { self.lease.shrink(old - len) }
+    }
+
+    /// Notes a spill file that stands.
+    pub(super) fn add_piece(&mut self, index: u64, piece: Piece) {
+        self.remove_piece(index);
+        self.lease.grow(piece.len);
+        self.pieces.insert(index, piece);
+    }
+
+    /// Notes that a spill file is gone.
+    pub(super) fn remove_piece(&mut self, index: u64) {
+        if let Some(piece) = self.pieces.remove(&index) {
+            self.lease.shrink(piece.len);
         }
     }
 

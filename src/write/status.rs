@@ -44,9 +44,4 @@ impl DirtyFile {
             error: state.record.error.clone(),
         }
     }
-
-    /// Bytes that lie in spill files.
-    pub fn spilled(&self) -> u64 {
-        self.state.lock().pieces.values().map(|piece| piece.len).sum()
-    }
 }

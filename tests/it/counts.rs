@@ -96,11 +96,12 @@ fn reading_again_moves_no_data() {
     bench.server.put("f", &content);
     let mount = quiet(&bench, &[]);
     assert_same(&mount.read("f"), &content, "f");
-    // A look within the last second spares the request; sooner or later one is made, and answered 304.
-    wait_until("an open asks", || {
+    // A look within the last second spares the request; sooner or later one is made, and answered 304. A kernel that
+    // is short of memory, or reclaims ahead of need, may have dropped the pages: then once more.
+    wait_until("an open asks and moves no data", || {
         let counts = cost(&bench, &mount, || assert_same(&mount.read("f"), &content, "f"));
-        assert!(counts.moved() == 0 && counts.total() <= 1, "{counts:?}");
-        counts.number("GetObject") == 1
+        assert!(counts.total() <= 2, "{counts:?}");
+        counts.number("GetObject") == 1 && counts.moved() == 0
     });
     let last = bench.server.log().pop().unwrap();
     assert_eq!((last["operation"].as_str(), last["status"].as_u64()), (Some("GetObject"), Some(304)));
