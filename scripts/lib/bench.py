@@ -317,7 +317,7 @@ def best(results):
 
 def show(result):
     megabytes = lambda number: f"{number / MIB:.1f}"
-    print(f"{result['case']:12} {result['program']:14} {result['done_s']:8.2f} {result['stored_s']:8.2f} "
+    print(f"{result['case']:12} {result['program']:14} {result['done_s']:8.3f} {result['stored_s']:8.3f} "
           f"{result['cpu_s']:7.2f} {megabytes(result['rss_bytes']):>8} {result['requests_total']:7} "
           f"{megabytes(result['bytes_in']):>9} {megabytes(result['bytes_out']):>9}", flush=True)
 
