@@ -11,8 +11,10 @@ mod holders;
 mod mount;
 mod mountinfo;
 mod preflight;
+mod progress;
 mod recover;
 mod status;
+mod sync;
 mod table;
 mod umount;
 mod uploads;
@@ -49,6 +51,7 @@ enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Status(status::Args),
+    Sync(sync::Args),
     Recover(recover::Args),
     Uploads(uploads::Args),
     DevServer(dev_server::Args),
@@ -102,6 +105,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Sync(args) => sync::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Uploads(args) => uploads::run(&args),
         Command::DevServer(args) => dev_server::run(&args),

@@ -1,16 +1,16 @@
 //! `ossfuse umount`: has the mount send what is pending, then takes it away.
 
-use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::flags::CommonFlags;
 use super::mountinfo::{self, Mounted, Pulse};
+use super::progress::{Bar, count};
 use super::{Error, holders};
-use crate::base::units::{format_duration, format_size, parse_duration};
+use crate::base::units::{format_duration, parse_duration};
 use crate::config::{Environment, absolute_mountpoint, socket_path};
 use crate::control::client::{self, Client};
-use crate::control::{Pending, Request, Response};
+use crate::control::{Request, Response};
 
 /// How much longer than it was given the mount may take to answer.
 const MARGIN: Duration = Duration::from_secs(15);
@@ -22,8 +22,6 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// its parent's files until it runs its own program.
 const PASSING_USE: Duration = Duration::from_secs(2);
 const PASSING_USE_PAUSE: Duration = Duration::from_millis(100);
-/// Cells of the progress bar.
-const BAR_WIDTH: u64 = 30;
 
 /// Send what is pending, then unmount.
 ///
@@ -177,51 +175,10 @@ fn busy(mountpoint: &Path, user: Option<String>) -> Error {
     Error::new(mountpoint.display(), format!("it is busy: {user}"), mend)
 }
 
-fn count(pending: Pending) -> String {
-    let files = if pending.files == 1 { "1 file".to_owned() } else { format!("{} files", pending.files) };
-    format!("{files} ({})", format_size(pending.bytes))
-}
-
-/// A progress bar on stderr, if that is a terminal.
-#[derive(Debug, Default)]
-struct Bar {
-    /// The most that was ever pending, in bytes: writers may add to it meanwhile.
-    most: u64,
-    shown: bool,
-}
-
-impl Bar {
-    fn show(&mut self, pending: Pending) {
-        self.most = self.most.max(pending.bytes);
-        if io::stderr().is_terminal() {
-            self.shown = true;
-            write_stderr(&format!("\r\x1b[K{}", self.line(pending)));
-        }
-    }
-
-    fn line(&self, pending: Pending) -> String {
-        let sent = self.most.saturating_sub(pending.bytes);
-        let cells = BAR_WIDTH * sent / self.most.max(1);
-        let bar: String = (0..BAR_WIDTH).map(|cell| if cell < cells { '#' } else { '.' }).collect();
-        format!("[{bar}] {} to send", count(pending))
-    }
-
-    fn clear(&mut self) {
-        if self.shown {
-            write_stderr("\r\x1b[K");
-        }
-    }
-}
-
-/// A terminal that went away is no reason to stop.
-fn write_stderr(text: &str) {
-    let mut out = io::stderr().lock();
-    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::CString;
+    use std::io;
     use std::os::fd::AsRawFd;
     use std::os::unix::ffi::OsStrExt;
 
@@ -252,17 +209,6 @@ mod tests {
         assert_eq!(mountinfo::pulse(&path), Pulse::Dead);
         assert!(clear_leftover(&path, false).is_ok());
         assert!(mounted_at(&path).unwrap().is_none());
-    }
-
-    #[test]
-    fn the_bar_fills_as_bytes_go_and_more_may_come() {
-        let mut bar = Bar::default();
-        let pending = |bytes| Pending { files: 2, bytes };
-        bar.show(pending(100));
-        assert_eq!(bar.line(pending(50)), format!("[{}{}] 2 files (50 B) to send", "#".repeat(15), ".".repeat(15)));
-        bar.show(pending(200));
-        assert_eq!(bar.line(pending(200)), format!("[{}] 2 files (200 B) to send", ".".repeat(30)));
-        assert_eq!(Bar::default().line(Pending::default()), format!("[{}] 0 files (0 B) to send", ".".repeat(30)));
     }
 
     #[test]

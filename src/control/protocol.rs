@@ -41,6 +41,14 @@ pub enum Request {
     RecoverDiscard { id: String },
     /// Answered with [`Response::OwnedUploads`].
     OwnedUploads,
+    /// Send everything that was written so far under a path, open or closed. Answered with [`Response::Progress`]
+    /// as it goes, and at last with `Done`, `TimedOut` or `Failed`.
+    Sync {
+        /// From the root of the mount, without slashes at its ends; empty is all of it.
+        path: String,
+        /// How long it may take, in milliseconds; `None` is as long as it takes.
+        timeout_ms: Option<u64>,
+    },
 }
 
 /// What a mount answers; one line each.
@@ -352,6 +360,7 @@ mod tests {
             serde_json::to_value(Request::Status).unwrap(),
             serde_json::to_value(umount).unwrap(),
             serde_json::to_value(Request::RecoverList).unwrap(),
+            serde_json::to_value(Request::Sync { path: "a/b".into(), timeout_ms: None }).unwrap(),
             serde_json::to_value(Response::Done).unwrap(),
             serde_json::to_value(Response::TimedOut { pending: Pending { files: 1, bytes: 2 } }).unwrap(),
             serde_json::to_value(Response::Failed(Failure { what: "a".into(), why: "b".into(), mend: "c".into() }))
@@ -361,6 +370,7 @@ mod tests {
             json!({"request": "status"}),
             json!({"request": "umount", "timeout_ms": 5, "force": true}),
             json!({"request": "recover-list"}),
+            json!({"request": "sync", "path": "a/b", "timeout_ms": null}),
             json!({"response": "done"}),
             json!({"response": "timed-out", "pending": {"files": 1, "bytes": 2}}),
             json!({"response": "failed", "what": "a", "why": "b", "mend": "c"}),

@@ -1,9 +1,11 @@
 //! Gathers the evidence of each session, and does what the table says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt};
 
 use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
 use crate::base::time::{file_stamp, now};
@@ -14,6 +16,8 @@ use crate::write::{CONFLICT, DirtyFile, Restored, WriteEngine, WriteError};
 
 /// The pause before a service that did not answer is asked again, doubled up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Keys whose sessions are replayed at a time.
+const KEYS_AT_ONCE: usize = 16;
 /// Names tried for a conflict copy before the clock has moved on.
 const CONFLICT_NAMES_MAX: u32 = 100;
 
@@ -97,26 +101,48 @@ impl Replay {
         }
     }
 
-    /// Publishes what is pending, one session after the other; what fails is tried again after the others.
+    /// Publishes what is pending, several sessions at a time, those of one key in their order; what fails is tried
+    /// again after the others.
     pub async fn run(self) {
+        let (engine, mode) = (&self.engine, self.mode);
         let mut pending = self.pending;
         let mut pause = PAUSE.0;
         loop {
-            let mut left = Vec::new();
-            for (file, restored) in pending {
-                if let Err(error) = replay_one(&self.engine, self.mode, &file, &restored).await {
-                    log::warn!("{}: replay: {error}; it is tried again", file.name());
-                    left.push((file, restored));
-                }
+            let mut by_key: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for session in pending {
+                by_key.entry(session.0.key()).or_default().push(session);
             }
+            let groups = stream::iter(by_key.into_values()).map(|group| replay_in_order(engine, mode, group));
+            let left: Vec<_> = groups.buffer_unordered(KEYS_AT_ONCE).concat().await;
             if left.is_empty() {
                 return;
             }
             pending = left;
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.engine.upload().client().recovered() => {}
+            }
             pause = (pause * 2).min(PAUSE.1);
         }
     }
+}
+
+/// Replays the sessions of one key; what is left is to be tried again.
+async fn replay_in_order(
+    engine: &WriteEngine,
+    mode: Mode,
+    sessions: Vec<(Arc<DirtyFile>, Restored)>,
+) -> Vec<(Arc<DirtyFile>, Restored)> {
+    let mut left = Vec::new();
+    for (file, restored) in sessions {
+        if !left.is_empty() {
+            left.push((file, restored));
+        } else if let Err(error) = replay_one(engine, mode, &file, &restored).await {
+            log::warn!("{}: replay: {error}; it is tried again", file.name());
+            left.push((file, restored));
+        }
+    }
+    left
 }
 
 /// Sets a session aside, with a note that says why.

@@ -31,7 +31,7 @@ impl Vfs {
         let at = now();
         let new = self.new_attr(mode, owner);
         let mode = if self.options.attr.posix { new.mode } else { self.options.attr.dir_mode };
-        let mut attr = Attr { kind: Kind::Dir, size: DIR_SIZE, mode, mtime: at, atime: at, ctime: at, ..new };
+        let mut attr = Attr { kind: Kind::Dir, size: DIR_SIZE, nlink: 2, mode, mtime: at, atime: at, ctime: at, ..new };
         let headers = headers_of(&self.options.attr.new_dir_headers(&attr));
         let receipt = self.client.put_object(&self.marker_key(&path)?, &Body::Bytes(Bytes::new()), &headers).await?;
         let version = Version {
@@ -107,6 +107,10 @@ impl Vfs {
         let (path, _fence) = self.fence_place(parent, name).await?;
         let key = self.file_key(&path)?;
         let parting = self.part(ino, &key).await?;
+        if parting.is_sent() {
+            // A session that came back after power loss would be published again.
+            self.write.spill().settle_ends().await?;
+        }
         if parting.is_sent()
             && let Err(error) = self.client.delete_object(&key).await
         {
@@ -114,6 +118,7 @@ impl Vfs {
             return Err(error.into());
         }
         self.parted(parting).await?;
+        self.drop_attributes(ino);
         let mut tree = self.tree.lock();
         tree.detach(parent, name);
         tree.changed(parent, name, None);

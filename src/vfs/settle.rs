@@ -19,6 +19,8 @@ impl Vfs {
     /// A session was published: its inode is clean from now on. Done twice it does nothing the second time.
     pub(super) fn settle(&self, session: SessionId, published: &Published) {
         let Some(ino) = self.sessions.lock().remove(&session) else { return };
+        // What was to be sent of its attributes went along.
+        self.drop_attributes(ino);
         let version = Version {
             etag: published.etag.clone(),
             size: published.size,
@@ -86,6 +88,8 @@ impl Vfs {
             tree.detach(parent, &name);
         }
         self.close_if_idle(&mut tree, ino);
+        drop(tree);
+        self.attributes_go_alone(ino);
     }
 
     /// Drops the open file of an inode that has neither handles nor unsent bytes.

@@ -44,4 +44,9 @@ impl DirtyFile {
             error: state.record.error.clone(),
         }
     }
+
+    /// Whether it is closed, and on its way to the service or about to be.
+    pub fn is_closing(&self) -> bool {
+        self.state.lock().is_closed()
+    }
 }

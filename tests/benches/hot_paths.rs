@@ -10,7 +10,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ossfuse::base::{ByteRange, ObjectKey, crc64, time};
 use ossfuse::journal::Journal;
-use ossfuse::oss::{Addressing, Client, ClientOptions, Credentials, Endpoint, SignatureVersion, measured};
+use ossfuse::oss::{Addressing, Client, ClientOptions, Credentials, Endpoint, Limits, SignatureVersion, measured};
 use ossfuse::spill::{HeaderRecord, Layout, LockedFolder, SpillStore, Times};
 use ossfuse::upload::{Plan, UploadEngine, UploadOptions};
 use ossfuse::write::{DirtyFile, WriteEngine};
@@ -32,6 +32,8 @@ fn client() -> Client {
         signature: SignatureVersion::V4,
         credentials: credentials(),
         try_timeout: Duration::from_secs(20),
+        outage_timeout: Duration::ZERO,
+        limits: Limits::default(),
     })
     .expect("valid options")
 }
