@@ -10,6 +10,7 @@ pub mod base;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod credentials;
 pub mod devserver;
 pub mod fuse;
 pub mod intent;

@@ -35,13 +35,21 @@ pub fn start(config: &LogConfig) -> io::Result<()> {
         LogFormat::Text => text_line,
         LogFormat::Json => json_line,
     };
+    // Of this program's own modules the level is held by `log` itself, so that it can be changed.
     let started = Builder::new()
-        .filter_level(config.level.min(LevelFilter::Warn))
-        .filter_module("ossfuse", config.level)
+        .filter_level(LevelFilter::Warn)
+        .filter_module("ossfuse", LevelFilter::Trace)
         .target(target)
         .format(move |out, record| out.write_all(form(record, &now()).as_bytes()))
         .try_init();
-    started.map_err(io::Error::other)
+    started.map_err(io::Error::other)?;
+    set_level(config.level);
+    Ok(())
+}
+
+/// Logs at this level from now on.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
 }
 
 /// RFC 3339 with milliseconds.

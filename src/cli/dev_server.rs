@@ -13,7 +13,7 @@ use crate::devserver::{Options, Server};
 /// Run an OSS-compatible server on this machine, for trying and testing.
 ///
 /// It keeps its data in a folder and checks signatures as strictly as the service. Its first line on stdout is
-/// `listening http://HOST:PORT`, the next is the command that mounts it. Ctrl-C stops it.
+/// `listening http://HOST:PORT` (https with --tls), the next is the command that mounts it. Ctrl-C stops it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE, after_long_help = EXAMPLE)]
 pub(super) struct Args {
@@ -38,6 +38,9 @@ pub(super) struct Args {
     /// The smallest part but the last of an upload
     #[arg(long, value_name = "SIZE", default_value = "100KiB", value_parser = parse_size)]
     min_part: u64,
+    /// Speak TLS, with a certificate of its own making: tls-cert.pem in the data folder
+    #[arg(long)]
+    tls: bool,
     /// Serve clients of S3 too, in path style, whatever their signatures
     #[arg(long)]
     s3: bool,
@@ -60,7 +63,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let server = Server::bind(args.options()).await.map_err(failed)?;
-        print(&format!("listening http://{}\n{}\n", server.addr(), server.mount_line()))?;
+        print(&format!("listening {}\n{}\n", server.url(), server.mount_line()))?;
         let stop = async {
             tokio::select! {
                 _ = interrupt.recv() => {}
@@ -87,6 +90,7 @@ impl Args {
             access_key_secret: self.access_key_secret.clone(),
             region: self.region.clone(),
             min_part: self.min_part,
+            tls: self.tls,
             s3: self.s3,
         }
     }

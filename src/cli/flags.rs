@@ -44,7 +44,7 @@ impl Selection for ConnectionFlags {
 }
 impl Selection for MountFlags {
     fn has(group: Group) -> bool {
-        group != Group::FileOnly
+        !matches!(group, Group::FileOnly | Group::MountOptionOnly)
     }
     fn holding(raw: RawOptions) -> Self {
         Self(raw)

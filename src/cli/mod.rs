@@ -4,12 +4,17 @@
 //! [`crate::config::options`]. Here alone a result becomes a line on stderr and an exit status: 0 done, 1 failed,
 //! 2 wrong usage.
 
+mod config;
 mod detach;
 mod dev_server;
+mod doctor;
 mod flags;
 mod holders;
+mod log;
 mod mount;
+mod mount_helper;
 mod mountinfo;
+mod pages;
 mod preflight;
 mod progress;
 mod recover;
@@ -54,6 +59,11 @@ enum Command {
     Sync(sync::Args),
     Recover(recover::Args),
     Uploads(uploads::Args),
+    Doctor(doctor::Args),
+    Log(log::Args),
+    Config(config::Args),
+    Man(pages::ManArgs),
+    Completions(pages::CompletionsArgs),
     DevServer(dev_server::Args),
 }
 
@@ -85,9 +95,12 @@ impl From<Problem> for Error {
 /// Runs the command that `arguments` (with the program's name first) ask for.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let result = match Cli::try_parse_from(&arguments) {
-        Ok(cli) => dispatch(cli.command),
-        Err(error) => usage::explain(&error, &Cli::command(), &arguments),
+    let result = match mount_helper::Helper::of(arguments.first()) {
+        Some(helper) => helper.run(&arguments[1..]),
+        None => match Cli::try_parse_from(&arguments) {
+            Ok(cli) => dispatch(cli.command),
+            Err(error) => usage::explain(&error, &Cli::command(), &arguments),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -108,6 +121,11 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Sync(args) => sync::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Uploads(args) => uploads::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Log(args) => log::run(&args),
+        Command::Config(args) => config::run(&args),
+        Command::Man(args) => pages::man(&args),
+        Command::Completions(args) => pages::completions(&args),
         Command::DevServer(args) => dev_server::run(&args),
     }
 }
@@ -119,7 +137,7 @@ fn complain(line: &str) {
 
 /// Has warnings of what a command uses come out on stderr; where something logs already, they go there.
 fn log_warnings() {
-    drop(env_logger::Builder::new().filter_module("ossfuse", log::LevelFilter::Warn).try_init());
+    drop(env_logger::Builder::new().filter_module("ossfuse", ::log::LevelFilter::Warn).try_init());
 }
 
 /// Writes a command's result to stdout; a reader that has seen enough (`| head`) is no failure.

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::ArgPredicate;
+
 use super::flags::MountFlags;
-use super::{Error, complain, detach, preflight};
+use super::table::{fit, render};
+use super::{Error, complain, detach, preflight, print};
 use crate::config::{self, Environment, Layers, MountConfig, Problem, RawOptions, options};
 use crate::control::{READY_VARIABLE, Ready};
 use crate::{logging, worker};
@@ -15,10 +18,12 @@ use crate::{logging, worker};
 #[command(after_help = EXAMPLE, after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// The bucket, and perhaps the prefix under which everything is
-    #[arg(value_name = "BUCKET[:PREFIX]")]
+    #[arg(value_name = "BUCKET[:PREFIX]", required_unless_present = options::SHOW_CONFIG.name,
+        default_value_if(options::SHOW_CONFIG.name, ArgPredicate::IsPresent, Some("")))]
     target: String,
     /// The empty folder in which the files will appear
-    #[arg(value_name = "MOUNTPOINT")]
+    #[arg(value_name = "MOUNTPOINT", required_unless_present = options::SHOW_CONFIG.name,
+        default_value_if(options::SHOW_CONFIG.name, ArgPredicate::IsPresent, Some("")))]
     mountpoint: PathBuf,
     /// Any of the options below as in fstab: `-o read_only,part-size=16MiB`
     #[arg(short = 'o', value_name = "OPTION[,OPTION...]")]
@@ -39,6 +44,11 @@ environment, and that before the config file.
 Sizes are like 8MiB, durations like 60s.";
 
 impl Args {
+    /// What mount(8) asks for.
+    pub(super) fn of(target: String, mountpoint: PathBuf, flags: MountFlags) -> Self {
+        Self { target, mountpoint, mount_options: Vec::new(), flags }
+    }
+
     fn raw(&self) -> Result<RawOptions, Problem> {
         let mut raw = RawOptions::default();
         for text in &self.mount_options {
@@ -56,6 +66,9 @@ impl Args {
 /// The mount could not be had.
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let environment = Environment::of_process();
+    if args.raw()?.flag(&options::SHOW_CONFIG)? {
+        return show(args, &environment);
+    }
     let (layers, config) = settle(args, &environment)?;
     if let Some(pipe) = environment.variable(READY_VARIABLE) {
         return serve_in_background(config, pipe, &layers.warnings);
@@ -69,6 +82,32 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         complain(&format!("warning: {warning}"));
     }
     detach::start(&config)
+}
+
+/// Prints what holds, and mounts nothing.
+fn show(args: &Args, environment: &Environment) -> Result<(), Error> {
+    let layers = Layers::gather(args.raw()?, environment)?;
+    if !args.target.is_empty() && !args.mountpoint.as_os_str().is_empty() {
+        // Whatever would keep it from being mounted is told in place of the values.
+        let mountpoint = environment.cwd.join(&args.mountpoint);
+        config::resolve_mount(&layers.raw, environment, &args.target.parse()?, &mountpoint)?;
+    }
+    for warning in &layers.warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    let row = |shown: config::Shown| vec![shown.name.to_owned(), fit(&shown.value, usize::MAX), shown.source];
+    let head = ["OPTION", "VALUE", "FROM"].map(str::to_owned).to_vec();
+    let rows = config::show(&layers.raw, environment).into_iter().map(row).collect();
+    print(&render(&[vec![head], rows].concat()))
+}
+
+/// What `mount -f` does: all but the mounting.
+///
+/// # Errors
+/// Why it could not be mounted, as far as can be told without doing it.
+pub(super) fn check(target: &str, mountpoint: &Path, raw: RawOptions) -> Result<(), Error> {
+    let environment = Environment::of_process();
+    settle(&Args::of(target.to_owned(), mountpoint.to_owned(), MountFlags(raw)), &environment).map(drop)
 }
 
 fn settle(args: &Args, environment: &Environment) -> Result<(Layers, MountConfig), Error> {

@@ -120,6 +120,12 @@ pub(super) fn is_in_memory(path: &Path) -> io::Result<bool> {
     Ok(IN_MEMORY.contains(&kind))
 }
 
+/// Bytes that a user may still write to the file system of a path.
+pub(super) fn room(path: &Path) -> io::Result<u64> {
+    let found = statfs(path)?;
+    Ok(found.f_bavail.saturating_mul(u64::try_from(found.f_bsize).unwrap_or_default()))
+}
+
 /// Takes the mount out of the tree at once, whoever uses it; without root by way of fusermount.
 ///
 /// # Errors

@@ -1,12 +1,15 @@
 //! `ossfuse status`: what the running mounts say of themselves, for people and for scripts.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::flags::CommonFlags;
 use super::table::{fit, render};
-use super::{Error, complain, print, print_json};
+use super::{Error, complain, print};
 use crate::base::units::format_size;
 use crate::config::{Environment, absolute_mountpoint, socket_path};
 use crate::control::client::{self, live_sockets};
@@ -15,6 +18,10 @@ use crate::control::{MountStatus, Pending, Request, Response};
 
 /// How long a mount may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is shown again by `--watch`.
+const WATCH: Duration = Duration::from_secs(1);
+/// Cells of the bar of an upload.
+const BAR_WIDTH: usize = 24;
 /// Uploads that are shown one by one.
 const UPLOADS_SHOWN: usize = 10;
 
@@ -28,12 +35,16 @@ pub(super) struct Args {
     /// Print one JSON object, for scripts
     #[arg(long)]
     json: bool,
+    /// Show it again every second, with a bar for each upload, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
     #[command(flatten)]
     _common: CommonFlags,
 }
 
 const EXAMPLE: &str = "Examples:
   ossfuse status
+  ossfuse status --watch
   ossfuse status /mnt/oss
   ossfuse status --json | jq '.mounts[].pending.bytes'
 
@@ -45,19 +56,65 @@ PENDING is what was closed or synced and is not yet in OSS; KEPT is what only `o
 /// The named mount is not there or does not answer.
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let environment = Environment::of_process();
+    if args.watch {
+        return watch(args, &environment);
+    }
+    print(&page(args, &environment, 0)?)
+}
+
+/// What is shown at one instant; with `bars` columns, a bar for each upload.
+fn page(args: &Args, environment: &Environment, bars: usize) -> Result<String, Error> {
     let runtime_dir = environment.runtime_dir()?;
     let mounts = match &args.mountpoint {
-        Some(path) => vec![of_one(path, &environment, &runtime_dir)?],
+        Some(path) => vec![of_one(path, environment, &runtime_dir)?],
         None => of_all(&runtime_dir)?,
     };
     if args.json {
-        return print_json(&StatusReport { version: env!("CARGO_PKG_VERSION").to_owned(), mounts });
+        let report = StatusReport { version: env!("CARGO_PKG_VERSION").to_owned(), mounts };
+        let text = serde_json::to_string_pretty(&report).map_err(|error| Error::new("stdout", error, ""))?;
+        return Ok(format!("{text}\n"));
     }
-    print(&match (&args.mountpoint, mounts.first()) {
+    let bars = if bars == 0 { String::new() } else { progress(&mounts, bars) };
+    Ok(match (&args.mountpoint, mounts.first()) {
         (Some(_), Some(mount)) => details(mount),
         (_, None) => "no mount is running\n".to_owned(),
         _ => overview(&mounts),
+    } + &bars)
+}
+
+/// Shows it again and again; on a terminal each page in the place of the one before.
+fn watch(args: &Args, environment: &Environment) -> Result<(), Error> {
+    let failed = |error: std::io::Error| Error::new("status", error, "");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let (before, after) = if std::io::stdout().is_terminal() { ("\x1b[H\x1b[J", "") } else { ("", "\n") };
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        loop {
+            let page = page(args, environment, BAR_WIDTH)?;
+            print(&format!("{before}{page}{after}"))?;
+            tokio::select! {
+                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return Ok(()),
+                () = tokio::time::sleep(WATCH) => {}
+            }
+        }
     })
+}
+
+/// A bar for each upload.
+fn progress(mounts: &[MountStatus], width: usize) -> String {
+    let uploads = mounts.iter().flat_map(|mount| &mount.uploads).take(UPLOADS_SHOWN);
+    let rows: Vec<Vec<String>> = uploads
+        .map(|upload| {
+            let done = upload.bytes_done.min(upload.size);
+            let cells = usize::try_from(done * width as u64 / upload.size.max(1)).unwrap_or(width);
+            let bar: String = (0..width).map(|cell| if cell < cells { '#' } else { '.' }).collect();
+            let amount = format!("{} of {}", format_size(done), format_size(upload.size));
+            vec![format!("[{bar}]"), amount, fit(&upload.key, 24)]
+        })
+        .collect();
+    if rows.is_empty() { String::new() } else { format!("\n{}", render(&rows)) }
 }
 
 fn of_one(path: &Path, environment: &Environment, runtime_dir: &Path) -> Result<MountStatus, Error> {
@@ -269,6 +326,31 @@ degraded  3 files, 24 MiB  -     a-bucket-wi…ame:2024/may  /mnt/b
 ";
         assert_eq!(text, wanted);
         assert!(text.lines().all(|line| line.chars().count() <= 80));
+    }
+
+    #[test]
+    fn a_bar_fills_as_an_upload_goes_on() {
+        let upload = |bytes_done| UploadStatus {
+            session: "s".into(),
+            key: "k".into(),
+            upload_id: None,
+            state: UploadState::Open,
+            size: 8 * MIB,
+            part_size: MIB,
+            parts_done: 0,
+            parts_total: 8,
+            bytes_done,
+            created_at: None,
+            error: None,
+        };
+        let mounts = [MountStatus { uploads: vec![upload(0), upload(4 * MIB), upload(9 * MIB)], ..mount() }];
+        let wanted = "
+[....]  0 B of 8 MiB    k
+[##..]  4 MiB of 8 MiB  k
+[####]  8 MiB of 8 MiB  k
+";
+        assert_eq!(progress(&mounts, 4), wanted);
+        assert_eq!(progress(&[mount()], 4), "");
     }
 
     #[test]

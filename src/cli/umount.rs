@@ -43,6 +43,13 @@ pub(super) struct Args {
     _common: CommonFlags,
 }
 
+impl Args {
+    /// What umount(8) asks for.
+    pub(super) fn of(mountpoint: PathBuf, timeout: Duration, force: bool) -> Self {
+        Self { mountpoint, timeout, force, _common: CommonFlags }
+    }
+}
+
 const EXAMPLE: &str = "Examples:
   ossfuse umount /mnt/oss
   ossfuse umount /mnt/oss --timeout 1h

@@ -20,7 +20,7 @@ use crate::config::{Environment, Layers, Target, resolve_connection, resolve_sta
 use crate::control::client::{self, live_sockets};
 use crate::control::{Request, Response};
 use crate::oss::{Client, UploadInfo};
-use crate::worker::owned_uploads_offline;
+use crate::worker::{connect, owned_uploads_offline};
 
 /// How long a mount may take to say which uploads are its.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -149,7 +149,7 @@ impl Service {
     fn open(layers: &Layers, environment: &Environment, target: &Target) -> Result<Self, Error> {
         let connection = resolve_connection(&layers.raw, environment, target)?;
         let runtime = tokio::runtime::Runtime::new().map_err(|error| Error::new("the network threads", error, ""))?;
-        let client = Client::new((&connection).into()).map_err(|error| Error::new(&target.bucket, error, ""))?;
+        let (client, _) = runtime.block_on(connect(&connection)).map_err(|error| Error::line(error.to_string()))?;
         Ok(Self { client, runtime })
     }
 

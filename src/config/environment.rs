@@ -21,6 +21,8 @@ pub struct Environment {
     pub cwd: PathBuf,
     /// The config file of the machine.
     pub system_config: PathBuf,
+    /// The access keys of ossfs.
+    pub password_file: PathBuf,
 }
 
 impl std::fmt::Debug for Environment {
@@ -40,7 +42,14 @@ impl Environment {
         // SAFETY: both only read this process's ids and cannot fail.
         let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
         let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-        Self { variables, uid, gid, cwd, system_config: "/etc/ossfuse/config.toml".into() }
+        Self {
+            variables,
+            uid,
+            gid,
+            cwd,
+            system_config: "/etc/ossfuse/config.toml".into(),
+            password_file: "/etc/passwd-ossfs".into(),
+        }
     }
 
     pub fn is_root(&self) -> bool {
@@ -98,7 +107,7 @@ impl Environment {
     /// Access keys are not among them: their variables are read as `--credentials` says.
     pub fn options(&self) -> (RawOptions, Vec<String>) {
         let mut raw = RawOptions::default();
-        let on_command_line = || OPTIONS.iter().copied().filter(|spec| !spec.is_credential());
+        let on_command_line = || OPTIONS.iter().copied().filter(|spec| spec.is_typed());
         for spec in on_command_line() {
             for name in variables_of(spec) {
                 if let Some(text) = self.variable(&name) {
@@ -131,6 +140,7 @@ pub(super) fn for_test(variables: &[(&str, &str)]) -> Environment {
         gid: 100,
         cwd: "/work".into(),
         system_config: "/nonexistent/config.toml".into(),
+        password_file: "/nonexistent/passwd-ossfs".into(),
     }
 }
 

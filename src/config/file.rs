@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::environment::Environment;
-use super::options::{self, Kind, OPTIONS, OptionSpec};
+use super::options::{self, Group, Kind, OPTIONS, OptionSpec};
 use super::problem::{Problem, did_you_mean};
 use super::raw::{RawOptions, Source};
+use super::resolve;
 
 /// A config file is read up to this size in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -36,6 +37,36 @@ pub(super) fn load(given: &RawOptions, environment: &Environment) -> Result<RawO
         };
     };
     parse(&text, &path, profile)
+}
+
+/// Checks a config file: its keys, each value, and what of it cannot stand together, at its top and in each profile.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check_file(path: &Path, environment: &Environment) -> Result<(), Problem> {
+    let missing = || Problem::new(path.display(), "there is no such config file", "name one that is there");
+    let text = read(path)?.ok_or_else(missing)?;
+    resolve::check_values(&parse(&text, path, None)?, environment)?;
+    let profiles = text.parse::<Table>().ok().and_then(|mut table| table.remove(PROFILES));
+    for name in profiles.iter().filter_map(Value::as_table).flat_map(Table::keys) {
+        resolve::check_values(&parse(&text, path, Some(name))?, environment)?;
+    }
+    Ok(())
+}
+
+/// The log level that a config file says now, or the default.
+pub(super) fn read_level(path: &Path, profile: Option<&str>) -> Result<log::LevelFilter, Problem> {
+    let raw = parse(&read(path)?.unwrap_or_default(), path, profile)?;
+    Ok(raw.choice(&options::LOG_LEVEL)?.and_then(|word| word.parse().ok()).unwrap_or(log::LevelFilter::Info))
+}
+
+/// The config file that is read, if any is.
+pub(super) fn place(given: &RawOptions, environment: &Environment) -> Result<Option<PathBuf>, Problem> {
+    if let Some(path) = given.path(&options::CONFIG, &environment.cwd)? {
+        return Ok(Some(path));
+    }
+    let usual = environment.user_config().into_iter().chain([environment.system_config.clone()]);
+    Ok(usual.into_iter().find(|path| path.exists()))
 }
 
 fn open_first(given: &RawOptions, environment: &Environment) -> Result<Option<(PathBuf, String)>, Problem> {
@@ -141,7 +172,10 @@ fn read_keys<'t>(
 
 /// The file cannot name itself, nor choose among its profiles.
 fn keys_of_file() -> impl Iterator<Item = &'static OptionSpec> {
-    OPTIONS.iter().copied().filter(|spec| **spec != options::CONFIG && **spec != options::PROFILE)
+    OPTIONS.iter().copied().filter(|spec| {
+        let own = **spec == options::CONFIG || **spec == options::PROFILE || **spec == options::SHOW_CONFIG;
+        !own && spec.group != Group::MountOptionOnly
+    })
 }
 
 fn find(name: &str) -> Option<&'static OptionSpec> {

@@ -2,8 +2,9 @@
 //!
 //! [`options`] is the table of what can be said, [`RawOptions`] what was said and where, and [`MountConfig`] what
 //! is meant; nothing below the command line sees a raw value. Parses and checks, but makes no folder and asks no
-//! service. Secrets are in [`Credentials`] alone, whose debug output hides them.
+//! service. Secrets are in [`CredentialSource`] alone, whose debug output hides them.
 
+mod chain;
 pub mod endpoint;
 mod environment;
 mod file;
@@ -12,17 +13,21 @@ mod place;
 mod problem;
 mod raw;
 mod resolve;
+mod show;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use environment::Environment;
+pub use file::check_file;
 pub use place::{Target, absolute_mountpoint, create_private_dir, socket_path, state_folder};
 pub use problem::{Problem, did_you_mean, nearest};
-pub use raw::{RawOptions, RawValue, Source, parse_mount_options};
+pub use raw::{RawOptions, RawValue, Source, parse_mount_options, parse_sloppy_mount_options};
 pub use resolve::{Layers, resolve_connection, resolve_mount, resolve_state_parent};
+pub use show::{Shown, show};
 
 use crate::base::Prefix;
+use crate::credentials::Source as CredentialSource;
 use crate::oss::{Addressing, ClientOptions, Credentials, Endpoint, Limits, SignatureVersion};
 
 /// Everything that one mount needs to know.
@@ -60,7 +65,10 @@ pub struct ConnectionConfig {
     pub prefix: Prefix,
     pub addressing: Addressing,
     pub signature: SignatureVersion,
-    pub credentials: Credentials,
+    /// Where the access key comes from.
+    pub credentials: CredentialSource,
+    /// Certificate authorities beside the system's. Absolute.
+    pub ca_file: Option<PathBuf>,
     /// How long a try may pass without a byte moved.
     pub try_timeout: Duration,
     /// How long a request is tried from its first failure on.
@@ -70,18 +78,19 @@ pub struct ConnectionConfig {
     pub allow_http: bool,
 }
 
-impl From<&ConnectionConfig> for ClientOptions {
-    fn from(config: &ConnectionConfig) -> Self {
-        Self {
-            endpoint: config.endpoint.clone(),
-            bucket: config.bucket.clone(),
-            region: config.region.clone(),
-            addressing: config.addressing,
-            signature: config.signature,
-            credentials: config.credentials.clone(),
-            try_timeout: config.try_timeout,
-            outage_timeout: config.outage_timeout,
-            limits: config.limits,
+impl ConnectionConfig {
+    /// What a client needs, with the keys that were read.
+    pub fn client_options(&self, credentials: Credentials) -> ClientOptions {
+        ClientOptions {
+            endpoint: self.endpoint.clone(),
+            bucket: self.bucket.clone(),
+            region: self.region.clone(),
+            addressing: self.addressing,
+            signature: self.signature,
+            credentials,
+            try_timeout: self.try_timeout,
+            outage_timeout: self.outage_timeout,
+            limits: self.limits,
         }
     }
 }
@@ -91,6 +100,8 @@ impl From<&ConnectionConfig> for ClientOptions {
 pub struct FilesConfig {
     pub read_only: bool,
     pub access: Access,
+    /// Generic mount options for the kernel, such as `noexec`, in the order they were given.
+    pub kernel_flags: Vec<String>,
     /// Mount over a folder that is not empty.
     pub nonempty: bool,
     /// Owner and group where the metadata names none.
@@ -233,6 +244,22 @@ pub struct LogConfig {
     pub file: Option<PathBuf>,
     pub format: LogFormat,
     pub level: log::LevelFilter,
+    /// The config file and its profile, unless a flag, `-o` or the environment says the level.
+    pub level_file: Option<(PathBuf, Option<String>)>,
+}
+
+impl LogConfig {
+    /// The level as the config file says now; `None` where it says none, or may not.
+    pub fn reread_level(&self) -> Option<log::LevelFilter> {
+        let (path, profile) = self.level_file.as_ref()?;
+        match file::read_level(path, profile.as_deref()) {
+            Ok(level) => Some(level),
+            Err(problem) => {
+                log::warn!("the log level stays: {problem}");
+                None
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

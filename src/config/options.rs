@@ -38,6 +38,8 @@ pub enum Group {
     Running,
     /// A key of the config file only: secrets have no place on a command line.
     FileOnly,
+    /// Generic words of `-o` that go to the kernel as they are.
+    MountOptionOnly,
 }
 
 impl Group {
@@ -53,6 +55,7 @@ impl Group {
             Self::Limits => "Limits",
             Self::Running => "Running",
             Self::FileOnly => "Config file only",
+            Self::MountOptionOnly => "-o only",
         }
     }
 }
@@ -84,6 +87,11 @@ impl OptionSpec {
     /// Whether it is part of an access key: never on a command line, in the environment under its shared name.
     pub fn is_credential(&self) -> bool {
         self.group == Group::FileOnly
+    }
+
+    /// Whether it has a flag, a variable, and a name in `-o`.
+    pub fn is_typed(&self) -> bool {
+        !matches!(self.group, Group::FileOnly | Group::MountOptionOnly)
     }
 
     /// Whether a config file that holds it must be its owner's alone.
@@ -140,6 +148,8 @@ options! {
         "Put the bucket into the path of the URL, not into the host; auto does so for IP addresses and localhost";
     CNAME = "cname", Service, Flag, "", None,
         "The endpoint is a domain of your own that is bound to the bucket";
+    CA_FILE = "ca-file", Service, Path, "PEM", None,
+        "Trust the certificate authorities in this file too, beside those of the system";
     ALLOW_HTTP = "allow-http", Service, Flag, "", None,
         "Accept an http:// endpoint that is not on this machine: data and listings cross the network unencrypted";
     SIGNATURE = "signature", Service, Choice(&["v4", "v1"]), "v4|v1", Some("v4"),
@@ -152,10 +162,20 @@ options! {
     CONTENT_TYPE = "content-type", Service, Text, "auto|TYPE", Some("auto"),
         "Content type of new objects; auto goes by the ending of the name";
 
-    CREDENTIALS = "credentials", Credentials, Choice(&["auto", "env", "file"]), "auto|env|file", Some("auto"),
+    CREDENTIALS = "credentials", Credentials,
+        Choice(&["auto", "env", "file", "ecs-role", "oidc", "process", "anonymous"]),
+        "auto|env|file|ecs-role|oidc|process|anonymous", Some("auto"),
         "Where the access key comes from: OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and OSS_SESSION_TOKEN (env), \
-         the keys access-key-id, access-key-secret and security-token of the config file (file), or the first of \
-         these that is there (auto)";
+         the keys access-key-id, access-key-secret and security-token of the config file, else --credentials-file \
+         (file), the role of the ECS instance (ecs-role), AssumeRoleWithOIDC (oidc), --credential-process (process), \
+         nowhere (anonymous), or the first of these that is there (auto)";
+    CREDENTIALS_FILE = "credentials-file", Credentials, Path, "PATH", None,
+        "A file with the access key, as ossfuse, ossutil, the aliyun CLI, the SDKs or ossfs write it, or a directory \
+         of rotated files; a change is picked up";
+    CREDENTIAL_PROCESS = "credential-process", Credentials, Text, "CMD", None,
+        "A command that prints the access key as JSON; run again before the key ends";
+    ROLE_NAME = "role-name", Credentials, Text, "NAME", None,
+        "The RAM role of the ECS instance whose access key is used [default: the one it has]";
     ACCESS_KEY_ID = "access-key-id", FileOnly, Text, "ID", None, "The id of the access key",
         variable "OSS_ACCESS_KEY_ID";
     ACCESS_KEY_SECRET = "access-key-secret", FileOnly, Text, "SECRET", None, "Its secret",
@@ -163,6 +183,8 @@ options! {
     SECURITY_TOKEN = "security-token", FileOnly, Text, "TOKEN", None, "The token of a temporary access key",
         variable "OSS_SESSION_TOKEN";
 
+    KERNEL_FLAGS = "kernel-flags", MountOptionOnly, Text, "", None,
+        "exec, noexec, suid, nosuid, dev, nodev, atime, noatime, relatime: as for every file system";
     READ_ONLY = "read-only", Files, Flag, "", None, "Refuse every change";
     ALLOW_OTHER = "allow-other", Files, Flag, "", None,
         "Let every user of this machine in, as far as modes and owners allow";
@@ -233,6 +255,8 @@ options! {
 
     FOREGROUND = "foreground", Running, Flag, "", None,
         "Stay in the foreground and log to stderr; Ctrl-C unmounts", short 'f';
+    SHOW_CONFIG = "show-config", Running, Flag, "", None,
+        "Print every option with its value and where that comes from, and mount nothing";
     LOG_FILE = "log-file", Running, Path, "PATH", None,
         "Log to this file [default: stderr with -f, else `log` in the mount's state folder]";
     LOG_FORMAT = "log-format", Running, Choice(&["text", "json"]), "text|json", Some("text"),

@@ -220,18 +220,61 @@ impl RawOptions {
     }
 }
 
-/// Reads the argument of `-o`: names or `NAME=VALUE` between commas; `\,` is a comma in a value.
+/// Words of `-o` that go to the kernel, where [`options::KERNEL_FLAGS`] collects them.
+const KERNEL_FLAGS: [&str; 9] = ["exec", "noexec", "suid", "nosuid", "dev", "nodev", "atime", "noatime", "relatime"];
+/// Words that are for mount(8) and systemd.
+const PASSED_OVER: [&str; 9] =
+    ["defaults", "_netdev", "nofail", "auto", "noauto", "user", "nouser", "users", "comment"];
+
+/// Whether a word of `-o` is none of this program's business.
+fn is_passed_over(name: &str) -> bool {
+    PASSED_OVER.contains(&name) || name.starts_with("x-")
+}
+
+/// Reads the argument of `-o`: names or `NAME=VALUE` between commas; `\,` is a comma in a value. Generic words of
+/// mount(8) are taken or passed over.
 ///
 /// # Errors
 /// An option that is unknown, has no value but wants one, or has its place in the config file only.
 pub fn parse_mount_options(text: &str) -> Result<RawOptions, Problem> {
+    parse_options(text, false)
+}
+
+/// The same, for `mount -s`: what is unknown is passed over.
+///
+/// # Errors
+/// An option that is known has no value but wants one.
+pub fn parse_sloppy_mount_options(text: &str) -> Result<RawOptions, Problem> {
+    parse_options(text, true)
+}
+
+fn parse_options(text: &str, sloppy: bool) -> Result<RawOptions, Problem> {
     let mut raw = RawOptions::default();
+    let mut flags = Vec::new();
     for item in split_unescaped(text).iter().filter(|item| !item.is_empty()) {
         let (name, value) = match item.split_once('=') {
             Some((name, value)) => (name.trim(), Some(value)),
             None => (item.trim(), None),
         };
-        let spec = find_command_line(&name.replace('_', "-")).ok_or_else(|| unknown_mount_option(name))?;
+        match name {
+            "ro" | "rw" => {
+                let text = if name == "ro" { "yes" } else { "no" };
+                raw.set(&options::READ_ONLY, text, Source::MountOption);
+                continue;
+            }
+            flag if KERNEL_FLAGS.contains(&flag) => {
+                flags.push(flag.to_owned());
+                raw.set(&options::KERNEL_FLAGS, flags.join(","), Source::MountOption);
+                continue;
+            }
+            name if is_passed_over(name) => continue,
+            _ => {}
+        }
+        let spec = match find_command_line(&name.replace('_', "-")) {
+            Some(spec) => spec,
+            None if sloppy => continue,
+            None => return Err(unknown_mount_option(name)),
+        };
         let text = match (value, spec.kind) {
             (Some(value), _) => value,
             (None, Kind::Flag) => "yes",
@@ -246,13 +289,13 @@ pub fn parse_mount_options(text: &str) -> Result<RawOptions, Problem> {
 }
 
 fn unknown_mount_option(name: &str) -> Problem {
-    let names = OPTIONS.iter().filter(|spec| !spec.is_credential()).map(|spec| spec.name);
+    let names = OPTIONS.iter().filter(|spec| spec.is_typed()).map(|spec| spec.name);
     let mend = did_you_mean(&name.replace('_', "-"), names, "see `ossfuse mount --help`");
     Problem::new(format!("-o {name}"), "there is no such option", mend).usage()
 }
 
 fn find_command_line(name: &str) -> Option<&'static OptionSpec> {
-    options::find(name).filter(|spec| !spec.is_credential())
+    options::find(name).filter(|spec| spec.is_typed())
 }
 
 fn split_unescaped(text: &str) -> Vec<String> {
@@ -308,6 +351,17 @@ mod tests {
         assert!(!raw.flag(&READ_ONLY).unwrap());
         assert_eq!(raw.text(&PART_SIZE), Some("16MiB"));
         assert_eq!(raw.text(&STATE_DIR), Some(r"/a,b\c"));
+    }
+
+    #[test]
+    fn generic_words_are_taken_or_passed_over() {
+        let line = "defaults,_netdev,nofail,x-systemd.automount,comment=a b,user,rw,noexec,ro,noatime,allow_other";
+        let raw = parse_mount_options(line).unwrap();
+        assert!(raw.flag(&READ_ONLY).unwrap() && raw.flag(&ALLOW_OTHER).unwrap());
+        assert_eq!(raw.text(&options::KERNEL_FLAGS), Some("noexec,noatime"));
+        assert!(parse_mount_options("kernel-flags=exec").is_err());
+        assert!(parse_mount_options("frobnicate").is_err());
+        assert_eq!(parse_sloppy_mount_options("frobnicate=1,ro").unwrap().text(&READ_ONLY), Some("yes"));
     }
 
     #[test]

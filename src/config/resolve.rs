@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::chain::resolve_credentials;
 use super::endpoint::{self, Url};
 use super::environment::Environment;
 use super::options as o;
@@ -16,7 +17,7 @@ use super::{
     MetadataMode, MountConfig, OfflineMode, OnKill, ReadingConfig, RecoverMode, SymlinkMode, WritingConfig, file,
 };
 use crate::base::limits::{GIB, MIB, PART_BYTES_MIN, PIECE_BYTES_MAX, TIB};
-use crate::oss::{Addressing, Credentials, Endpoint, Limits, SignatureVersion};
+use crate::oss::{Addressing, Endpoint, Limits, SignatureVersion};
 
 /// Least and most of `--memory-limit` in bytes.
 const MEMORY_BYTES_MIN: u64 = 32 * MIB;
@@ -72,6 +73,7 @@ pub fn resolve_mount(
             _ => OfflineMode::Wait,
         },
         log: LogConfig {
+            level_file: level_file(raw, environment)?,
             file: raw.path(&o::LOG_FILE, &environment.cwd)?.or(default_log),
             format: if raw.choice(&o::LOG_FORMAT)? == Some("json") { LogFormat::Json } else { LogFormat::Text },
             level: raw.choice(&o::LOG_LEVEL)?.and_then(|word| word.parse().ok()).unwrap_or(log::LevelFilter::Info),
@@ -84,6 +86,48 @@ pub fn resolve_mount(
         state_folder,
         foreground,
     })
+}
+
+/// Where the log level may come from while a mount runs.
+fn level_file(
+    raw: &RawOptions,
+    environment: &Environment,
+) -> Result<Option<(std::path::PathBuf, Option<String>)>, Problem> {
+    let fixed = raw.given(&o::LOG_LEVEL).is_some_and(|value| !matches!(value.source, Source::File { .. }));
+    let place = if fixed { None } else { file::place(raw, environment)? };
+    Ok(place.map(|path| (path, raw.text(&o::PROFILE).map(str::to_owned))))
+}
+
+/// Whether every value can be read and stands with the others, whatever is missing.
+///
+/// # Errors
+/// The first that does not.
+pub(super) fn check_values(raw: &RawOptions, environment: &Environment) -> Result<(), Problem> {
+    resolve_files(raw, environment)?;
+    resolve_writing(raw)?;
+    for spec in o::OPTIONS {
+        match spec.kind {
+            o::Kind::Flag => drop(raw.flag(spec)?),
+            o::Kind::Choice(_) => drop(raw.choice(spec)?),
+            o::Kind::Size => drop(raw.size(spec)?),
+            o::Kind::Rate => drop(raw.rate(spec)?),
+            o::Kind::Number => drop(raw.number(spec)?),
+            o::Kind::Mode => drop(raw.mode(spec)?),
+            o::Kind::Path => drop(raw.path(spec, &environment.cwd)?),
+            o::Kind::Duration if raw.given(spec).is_some() => drop(raw.duration(spec)?),
+            o::Kind::Duration | o::Kind::Text => {}
+        }
+    }
+    raw.count(&o::DOWNLOAD_WORKERS, 1, WORKERS_MAX)?;
+    raw.frequency(&o::LIMIT_REQUESTS)?;
+    raw.size_between(&o::MEMORY_LIMIT, MEMORY_BYTES_MIN, MEMORY_BYTES_MAX)?;
+    if raw.given(&o::ENDPOINT).is_some() || raw.given(&o::REGION).is_some() {
+        let cname = raw.flag(&o::CNAME)?;
+        let (endpoint, region) = resolve_endpoint(raw, cname)?;
+        resolve_addressing(raw, cname, &endpoint)?;
+        resolve_signature(raw, region.as_deref())?;
+    }
+    Ok(())
 }
 
 /// The folder that holds a folder for each bucket and prefix.
@@ -111,6 +155,7 @@ fn resolve_files(raw: &RawOptions, environment: &Environment) -> Result<FilesCon
     Ok(FilesConfig {
         read_only: raw.flag(&o::READ_ONLY)?,
         access,
+        kernel_flags: raw.text(&o::KERNEL_FLAGS).unwrap_or_default().split(',').map(str::to_owned).collect(),
         nonempty: raw.flag(&o::NONEMPTY)?,
         uid: raw.number(&o::UID)?.unwrap_or(environment.uid),
         gid: raw.number(&o::GID)?.unwrap_or(environment.gid),
@@ -197,7 +242,8 @@ pub fn resolve_connection(
         region,
         bucket: target.bucket.clone(),
         prefix: target.prefix.clone(),
-        credentials: resolve_credentials(raw, environment)?,
+        credentials: resolve_credentials(raw, environment, &target.bucket)?,
+        ca_file: raw.path(&o::CA_FILE, &environment.cwd)?,
         try_timeout,
         outage_timeout: raw.timeout(&o::OUTAGE_TIMEOUT)?,
         limits: Limits {
@@ -210,7 +256,7 @@ pub fn resolve_connection(
 }
 
 /// Endpoint and region, either from the other.
-fn resolve_endpoint(raw: &RawOptions, cname: bool) -> Result<(Endpoint, Option<String>), Problem> {
+pub(super) fn resolve_endpoint(raw: &RawOptions, cname: bool) -> Result<(Endpoint, Option<String>), Problem> {
     let internal = raw.flag(&o::INTERNAL)?;
     let region = match raw.text(&o::REGION) {
         None => None,
@@ -300,75 +346,12 @@ fn resolve_signature(raw: &RawOptions, region: Option<&str>) -> Result<Signature
     }
 }
 
-/// The access key of the first place that has one, as `--credentials` says.
-fn resolve_credentials(raw: &RawOptions, environment: &Environment) -> Result<Credentials, Problem> {
-    let from_environment = || {
-        credentials_from(
-            "the environment",
-            [&o::ACCESS_KEY_ID, &o::ACCESS_KEY_SECRET, &o::SECURITY_TOKEN].map(|spec| {
-                let name = spec.shared_variable.unwrap_or(spec.name);
-                (name, environment.variable(name))
-            }),
-        )
-    };
-    let from_file = || {
-        let keys = [&o::ACCESS_KEY_ID, &o::ACCESS_KEY_SECRET, &o::SECURITY_TOKEN];
-        credentials_from("the config file", keys.map(|spec| (spec.name, file_value(raw, spec))))
-    };
-    let (found, place) = match raw.choice(&o::CREDENTIALS)? {
-        Some("env") => (from_environment()?, "in the environment"),
-        Some("file") => (from_file()?, "in the config file"),
-        _ => match from_environment()? {
-            Some(found) => (Some(found), ""),
-            None => (from_file()?, "in the environment or the config file"),
-        },
-    };
-    found.ok_or_else(|| {
-        let mend = "set OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET, or write access-key-id and access-key-secret \
-                    into ~/.config/ossfuse/config.toml (chmod 600)";
-        Problem::new("credentials", format!("there is no access key {place}"), mend)
-    })
-}
-
-fn file_value<'r>(raw: &'r RawOptions, spec: &o::OptionSpec) -> Option<&'r str> {
-    raw.given(spec).filter(|value| matches!(value.source, Source::File { .. })).map(|value| value.text.as_str())
-}
-
-/// `None` where none of the three is there; half a key is an error, not a reason to look further.
-fn credentials_from(place: &str, values: [(&str, Option<&str>); 3]) -> Result<Option<Credentials>, Problem> {
-    let [(id_name, id), (secret_name, secret), (token_name, token)] = values;
-    let clean = |name: &str, value: &str| {
-        let value = value.trim();
-        let sendable = !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic());
-        let problem =
-            || Problem::new(format!("{name} in {place}"), "it has characters that no key has", "copy it again");
-        sendable.then(|| value.to_owned()).ok_or_else(problem)
-    };
-    let missing = |there: &str, name: &str| {
-        Err(Problem::new(
-            format!("credentials in {place}"),
-            format!("{there} is set, {name} is not"),
-            format!("set {name}"),
-        ))
-    };
-    match (id, secret) {
-        (Some(id), Some(secret)) => Ok(Some(Credentials {
-            access_key_id: clean(id_name, id)?,
-            access_key_secret: clean(secret_name, secret)?,
-            security_token: token.map(|token| clean(token_name, token)).transpose()?,
-        })),
-        (Some(_), None) => missing(id_name, secret_name),
-        (None, Some(_)) => missing(secret_name, id_name),
-        (None, None) if token.is_some() => missing(token_name, id_name),
-        (None, None) => Ok(None),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::environment::for_test;
     use crate::config::parse_mount_options;
+    use crate::credentials::Source as CredentialSource;
 
     const KEYS: [(&str, &str); 2] = [("OSS_ACCESS_KEY_ID", "id"), ("OSS_ACCESS_KEY_SECRET", "hush")];
 
@@ -543,39 +526,10 @@ mod tests {
     }
 
     #[test]
-    fn credentials_come_whole_from_one_place() {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("c.toml");
-        std::fs::write(&config, "access-key-id = 'file-id'\naccess-key-secret = 'file-secret'").unwrap();
-        std::fs::set_permissions(&config, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        let place = [("HOME", "/nonexistent"), ("OSSFUSE_CONFIG", config.to_str().unwrap())];
-        let with_env = for_test(&[&KEYS[..], &[("OSS_SESSION_TOKEN", "t")], &place[..]].concat());
-        let without = for_test(&place);
-        let id = |environment: &Environment, how: &str| {
-            mount_in(environment, &format!("region=cn-hangzhou,credentials={how}"))
-                .map(|config| config.connection.credentials)
-        };
-        let from_env = id(&with_env, "auto").unwrap();
-        assert_eq!((from_env.access_key_id.as_str(), from_env.security_token.as_deref()), ("id", Some("t")));
-        let from_file = id(&with_env, "file").unwrap();
-        assert_eq!((from_file.access_key_id.as_str(), from_file.security_token), ("file-id", None));
-        assert_eq!(id(&without, "auto").unwrap().access_key_id, "file-id");
-        assert!(
-            id(&without, "env")
-                .unwrap_err()
-                .starts_with("credentials: there is no access key in the environment; set OSS_")
-        );
-        let half = for_test(&[("OSS_ACCESS_KEY_ID", "id"), place[0], place[1]]);
-        assert_eq!(
-            id(&half, "auto").unwrap_err(),
-            "credentials in the environment: OSS_ACCESS_KEY_ID is set, OSS_ACCESS_KEY_SECRET is not; set OSS_ACCESS_KEY_SECRET"
-        );
-    }
-
-    #[test]
     fn secrets_show_in_no_output() {
         let config = mount("region=cn-hangzhou").unwrap();
-        assert_eq!(config.connection.credentials.access_key_secret, "hush");
+        let CredentialSource::Given(keys) = &config.connection.credentials else { panic!() };
+        assert_eq!(keys.access_key_secret, "hush");
         assert!(!format!("{config:?}").contains("hush"));
         let odd = for_test(&[KEYS[0], ("OSS_ACCESS_KEY_SECRET", "hush\u{7}"), ("HOME", "/h")]);
         assert!(!mount_in(&odd, "region=cn-hangzhou").unwrap_err().contains("hush"));

@@ -41,6 +41,8 @@ pub enum Request {
     RecoverDiscard { id: String },
     /// Answered with [`Response::OwnedUploads`].
     OwnedUploads,
+    /// Log at this level from now on. Answered with `Done`.
+    Log { level: String },
     /// Send everything that was written so far under a path, open or closed. Answered with [`Response::Progress`]
     /// as it goes, and at last with `Done`, `TimedOut` or `Failed`.
     Sync {

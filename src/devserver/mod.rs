@@ -30,6 +30,7 @@ mod server;
 mod service;
 mod stats;
 mod store;
+mod tls;
 mod traffic;
 mod xml;
 

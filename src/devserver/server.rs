@@ -16,11 +16,13 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use super::auth::Credentials;
 use super::request::check_bucket;
 use super::service::{self, Shared};
 use super::store::Store;
+use super::tls::{self, Tls};
 use crate::base::limits::PART_BYTES_MIN;
 
 /// Headers of a request, metadata included, are at most so many.
@@ -41,6 +43,8 @@ pub struct Options {
     pub region: String,
     /// Smallest part but the last, in bytes, checked at Complete.
     pub min_part: u64,
+    /// Speak TLS, with a certificate of its own.
+    pub tls: bool,
     /// Whether clients of S3 are served too, without a look at their signatures.
     pub s3: bool,
 }
@@ -56,6 +60,7 @@ impl Options {
             access_key_secret: "test-sk".into(),
             region: "cn-hangzhou".into(),
             min_part: PART_BYTES_MIN,
+            tls: false,
             s3: false,
         }
     }
@@ -82,6 +87,7 @@ pub struct Server {
     addr: SocketAddr,
     shared: Arc<Shared>,
     bucket: Option<String>,
+    tls: Option<Tls>,
 }
 
 impl Server {
@@ -94,7 +100,7 @@ impl Server {
             check_bucket(bucket)
                 .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("`{bucket}` is not a bucket name")))?;
         }
-        let data = options.data;
+        let data = options.data.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(&data)).await.map_err(io::Error::other)??;
         let credentials = Credentials {
             access_key_id: options.access_key_id,
@@ -108,7 +114,8 @@ impl Server {
         let listener = TcpListener::bind(options.listen).await?;
         let addr = listener.local_addr()?;
         let bucket = options.buckets.into_iter().next().or_else(|| Some(shared.store.buckets().first()?.0.clone()));
-        Ok(Self { listener, addr, shared: Arc::new(shared), bucket })
+        let tls = if options.tls { Some(tls::open(&options.data, addr)?) } else { None };
+        Ok(Self { listener, addr, shared: Arc::new(shared), bucket, tls })
     }
 
     /// Where it listens.
@@ -116,15 +123,22 @@ impl Server {
         self.addr
     }
 
+    /// The address as clients write it.
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.addr)
+    }
+
     /// The command that mounts the first bucket, for people to copy.
     pub fn mount_line(&self) -> String {
         let credentials = self.shared.credentials.read();
+        let authority =
+            self.tls.as_ref().map_or_else(String::new, |tls| format!(" --ca-file {}", tls.certificate.display()));
         format!(
-            "OSS_ACCESS_KEY_ID={} OSS_ACCESS_KEY_SECRET={} ossfuse mount {} MOUNTPOINT --endpoint http://{} --region {}",
+            "OSS_ACCESS_KEY_ID={} OSS_ACCESS_KEY_SECRET={} ossfuse mount {} MOUNTPOINT --endpoint {} --region {}{authority}",
             credentials.access_key_id,
             credentials.access_key_secret,
             self.bucket.as_deref().unwrap_or("BUCKET"),
-            self.addr,
+            self.url(),
             self.shared.region,
         )
     }
@@ -136,7 +150,10 @@ impl Server {
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => drop(connections.spawn(connect(self.shared.clone(), stream))),
+                    Ok((stream, _)) => {
+                        let acceptor = self.tls.as_ref().map(|tls| tls.acceptor.clone());
+                        drop(connections.spawn(connect(self.shared.clone(), stream, acceptor)));
+                    }
                     // A connection that was gone before it was taken, or no descriptor left: neither ends a server.
                     Err(error) => {
                         log::warn!("cannot accept a connection: {error}");
@@ -152,13 +169,26 @@ impl Server {
     }
 }
 
-async fn connect(shared: Arc<Shared>, stream: TcpStream) {
+async fn connect(shared: Arc<Shared>, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
     let _counted = shared.stats.connected();
     if let Err(error) = stream.set_nodelay(true) {
         log::debug!("cannot set TCP_NODELAY: {error}");
     }
     let reset = Arc::new(AtomicBool::new(false));
     let socket = Socket { stream, reset: reset.clone() };
+    match acceptor {
+        None => converse(shared, socket, reset).await,
+        Some(acceptor) => match acceptor.accept(socket).await {
+            Ok(socket) => converse(shared, socket, reset).await,
+            Err(error) => log::debug!("no TLS with a client: {error}"),
+        },
+    }
+}
+
+async fn converse<S>(shared: Arc<Shared>, socket: S, reset: Arc<AtomicBool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request| {
         let (shared, reset) = (shared.clone(), reset.clone());
         async move {

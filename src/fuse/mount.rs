@@ -28,6 +28,9 @@ pub struct MountPlan {
     pub read_only: bool,
     /// Everyone may use it (`allow_other`), not only who mounted it.
     pub allow_other: bool,
+    /// Generic words: `noexec`, `exec`, `nosuid`, `suid`, `nodev`, `dev`, `noatime`, `atime`, `relatime`; a later one
+    /// goes before an earlier.
+    pub flags: Vec<String>,
 }
 
 /// The mount could not be made, or taken away.
@@ -134,13 +137,29 @@ fn mount_as_root(plan: &MountPlan) -> Result<OwnedFd, MountError> {
         ])
     };
     let [source, target, kind, data] = strings().map_err(MountError::Mount)?;
-    let flags = libc::MS_NOSUID | libc::MS_NODEV | read_only;
+    let flags = kernel_flags(&plan.flags) | read_only;
     // SAFETY: all pointers are C strings that live through the call.
     let result = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) };
     if result != 0 {
         return Err(MountError::Mount(io::Error::last_os_error()));
     }
     Ok(device.into())
+}
+
+/// The kernel's bits for generic words; without any, no set-user-id and no devices.
+fn kernel_flags(words: &[String]) -> libc::c_ulong {
+    words.iter().fold(libc::MS_NOSUID | libc::MS_NODEV, |flags, word| match word.as_str() {
+        "noexec" => flags | libc::MS_NOEXEC,
+        "exec" => flags & !libc::MS_NOEXEC,
+        "nosuid" => flags | libc::MS_NOSUID,
+        "suid" => flags & !libc::MS_NOSUID,
+        "nodev" => flags | libc::MS_NODEV,
+        "dev" => flags & !libc::MS_NODEV,
+        "noatime" => (flags | libc::MS_NOATIME) & !libc::MS_RELATIME,
+        "relatime" => (flags | libc::MS_RELATIME) & !libc::MS_NOATIME,
+        "atime" => flags & !libc::MS_NOATIME,
+        _ => flags,
+    })
 }
 
 /// fusermount3 mounts for a user, and hands the connection over a socket.
@@ -155,7 +174,9 @@ fn mount_by_helper(plan: &MountPlan) -> Result<OwnedFd, MountError> {
     let access = if plan.allow_other { ",allow_other" } else { "" };
     let mode = if plan.read_only { "ro" } else { "rw" };
     let source = plan.source.replace('\\', "\\\\").replace(',', "\\,");
-    let options = format!("{mode},nosuid,nodev,default_permissions,fsname={source},subtype=ossfuse{access}");
+    // What only root may ask for (suid, dev) the helper itself refuses.
+    let flags: String = plan.flags.iter().filter(|word| !word.is_empty()).map(|word| format!(",{word}")).collect();
+    let options = format!("{mode},nosuid,nodev,default_permissions,fsname={source},subtype=ossfuse{access}{flags}");
     let output = Command::new("fusermount3")
         .arg("-o")
         .arg(options)
@@ -199,4 +220,19 @@ fn receive_descriptor(socket: &UnixDatagram) -> io::Result<OwnedFd> {
     }
     // SAFETY: an SCM_RIGHTS message carries at least one descriptor, which is ours from now on.
     unsafe { Ok(OwnedFd::from_raw_fd(std::ptr::read_unaligned(libc::CMSG_DATA(header).cast()))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_word_goes_before_an_earlier() {
+        let bits = |text: &str| kernel_flags(&text.split(',').map(str::to_owned).collect::<Vec<_>>());
+        let safe = libc::MS_NOSUID | libc::MS_NODEV;
+        assert_eq!(bits(""), safe);
+        assert_eq!(bits("noexec,noatime"), safe | libc::MS_NOEXEC | libc::MS_NOATIME);
+        assert_eq!(bits("noexec,exec,suid,dev"), 0);
+        assert_eq!(bits("noatime,relatime"), safe | libc::MS_RELATIME);
+    }
 }

@@ -4,7 +4,7 @@ use fuser::{Errno, FileAttr, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXa
 
 use super::errno::errno;
 use super::{BLOCK, GENERATION, kind_of};
-use crate::vfs::{Attr, Entry, FsError, Kind};
+use crate::vfs::{Attr, Entry, FsError};
 
 pub(super) fn file_attr(attr: &Attr) -> FileAttr {
     FileAttr {

@@ -1,64 +1,44 @@
-//! The first word with the bucket: before the mount is made, or, where that is wished, some time later.
+//! From a configured connection to a client that signs, with what keeps its keys fresh.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use super::Worker;
-use super::refusal::{self, Error};
-use crate::base::caller::{Patience, within};
-use crate::config::{MountConfig, OfflineMode};
+use crate::config::ConnectionConfig;
+use crate::credentials::{CredentialError, Keeper};
 use crate::oss::{self, Client};
-use crate::vfs::Vfs;
 
-/// How long a service that fails is tried where nobody is to wait for it.
-const PATIENCE: Patience = Patience::Brief(Duration::from_secs(2));
-/// The pause before the bucket is asked again, doubled up to the second.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// Why there is no client, in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
+    #[error("{path}: cannot be read: {error}; see --ca-file")]
+    Authorities { path: String, error: std::io::Error },
+    #[error("{0}")]
+    Client(#[from] oss::Error),
+}
 
-/// Asks the bucket before the mount is made, as `--offline` says; whether it has answered.
-pub(super) async fn at_start(config: &MountConfig, vfs: &Vfs, client: &Client) -> Result<bool, Error> {
-    let asked = match config.offline {
-        OfflineMode::Mount => return Ok(false),
-        OfflineMode::Wait => tokio::time::timeout(config.mount_timeout, wait(vfs, client)).await,
-        OfflineMode::Fail => tokio::time::timeout(config.mount_timeout, within(PATIENCE, vfs.probe())).await,
+/// Reads the keys and makes a client; sends it nothing yet.
+///
+/// # Errors
+/// There are no keys, or the options cannot be used.
+pub async fn connect(connection: &ConnectionConfig) -> Result<(Client, Arc<Keeper>), ConnectError> {
+    let keeper = Keeper::open(connection.credentials.clone()).await?;
+    let authorities = match &connection.ca_file {
+        None => Vec::new(),
+        Some(path) => std::fs::read(path)
+            .map_err(|error| ConnectError::Authorities { path: path.display().to_string(), error })?,
     };
-    match asked {
-        Ok(answer) => answer.map(|()| true).map_err(|error| refusal::service(config, &error)),
-        Err(_) => {
-            let last = client.stats().last_error.map(|(_, error)| error.message);
-            Err(refusal::silent(config, last.as_deref()))
-        }
-    }
+    let client = Client::trusting(connection.client_options(keeper.current()), &authorities)?;
+    client.set_credential_source(keeper.clone());
+    Ok((client, keeper))
 }
 
-/// Asks until the bucket answers, however long that takes.
-async fn wait(vfs: &Vfs, client: &Client) -> Result<(), oss::Error> {
-    let mut pause = PAUSE.0;
-    loop {
-        match within(PATIENCE, vfs.probe()).await {
-            Err(error) if error.is_outage() => log::warn!("{error}; waiting for the service"),
-            other => return other,
+/// Hands new keys on to the client, for ever.
+pub(super) async fn keep_fresh(keeper: Arc<Keeper>, client: Client) {
+    let set = |credentials| {
+        if let Err(error) = client.set_credentials(credentials) {
+            log::warn!("new credentials cannot be used: {error}");
         }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = client.recovered() => {}
-        }
-        pause = (pause * 2).min(PAUSE.1);
-    }
-}
-
-/// Asks a bucket that the mount did not wait for, until it answers.
-pub(super) async fn later(worker: Arc<Worker>) {
-    let mut pause = PAUSE.0;
-    loop {
-        match wait(&worker.vfs, &worker.client).await {
-            Ok(()) => break,
-            Err(error) => log::error!("the bucket cannot be used: {error}"),
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE.1);
-    }
-    worker.connected.store(true, Ordering::Relaxed);
-    worker.vfs.refresh_usage();
+    };
+    keeper.run(set).await;
 }

@@ -6,6 +6,7 @@
 mod connect;
 mod drain;
 mod journal;
+mod reach;
 mod recover;
 mod refusal;
 mod status;
@@ -27,6 +28,7 @@ use crate::config::{
 };
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
+use crate::credentials::Keeper;
 use crate::fuse::{self, Adapter, KernelMount, MountPlan};
 use crate::intent::{IntentRecord, IntentStore};
 use crate::oss::Client;
@@ -38,6 +40,7 @@ use crate::vfs::{AttrOptions, LinkForm, Vfs, VfsOptions};
 use crate::write::WriteEngine;
 use drain::{Drain, Drained};
 
+pub use connect::{ConnectError, connect};
 pub use journal::probe_if_asked;
 pub use recover::{RecoverAction, RecoverFailure, is_local, owned_uploads_offline, recover_offline};
 pub use refusal::Error;
@@ -57,6 +60,7 @@ const ANSWERS_MAX: Duration = Duration::from_secs(2);
 struct Worker {
     config: MountConfig,
     client: Client,
+    keeper: Arc<Keeper>,
     vfs: Arc<Vfs>,
     drain: Drain,
     started_at: std::time::SystemTime,
@@ -70,6 +74,7 @@ struct Worker {
 /// The mount could not come up, in one line.
 pub fn run(config: MountConfig, ready: Ready) -> Result<(), Error> {
     raise_file_limit();
+    forbid_core_files();
     let owner = format!("process {} for {}", std::process::id(), config.mountpoint.display());
     let folder =
         LockedFolder::lock(Layout::new(&config.state_folder), &owner).map_err(|error| refusal::lock(&error))?;
@@ -106,7 +111,9 @@ fn assemble(
     runtime: &Runtime,
 ) -> Result<(Worker, Replay, Vec<IntentRecord>), Error> {
     let _inside = runtime.enter();
-    let client = Client::new((&config.connection).into()).map_err(|error| refusal::service(config, &error))?;
+    let (client, keeper) =
+        runtime.block_on(connect(&config.connection)).map_err(|error| refusal::connection(config, &error))?;
+    runtime.spawn(connect::keep_fresh(keeper.clone(), client.clone()));
     let (journal, _writer) = journal::open(&folder.layout().journal())?;
     let limit = spill_limit(config, folder.layout());
     // Parts that are on their way lie on the disk: no more of them than it may hold.
@@ -127,12 +134,12 @@ fn assemble(
     let read = ReadEngine::new(client.clone(), reading, runtime.handle().clone());
     let (intents, left) = IntentStore::open(folder.layout()).map_err(|error| refusal::replay(config, &error.into()))?;
     let vfs = Vfs::new(vfs_options(config), read, write.clone(), intents, runtime.handle().clone());
-    let connected = runtime.block_on(connect::at_start(config, &vfs, &client))?;
+    let connected = runtime.block_on(reach::at_start(config, &vfs, &client))?;
     let replay =
         Replay::prepare(&write, mode_of(config.writing.recover)).map_err(|error| refusal::replay(config, &error))?;
     let drain = Drain::new(vfs.clone(), replay.sessions());
     let (config, started_at, connected) = (config.clone(), crate::base::time::now(), AtomicBool::new(connected));
-    let worker = Worker { config, client, vfs, drain, started_at, connected };
+    let worker = Worker { config, client, keeper, vfs, drain, started_at, connected };
     Ok((worker, replay, left))
 }
 
@@ -197,6 +204,7 @@ fn make_mount(config: &MountConfig) -> Result<KernelMount, Error> {
         source: config.spec.clone(),
         read_only: config.files.read_only,
         allow_other: config.files.access != Access::Owner,
+        flags: config.files.kernel_flags.clone(),
     };
     KernelMount::make(&plan).map_err(|error| refusal::mount(config, &error))
 }
@@ -216,6 +224,7 @@ fn serve(
     let (handler, busy) = (worker.clone(), control.busy());
     let control = runtime.spawn(control.serve(move |request, progress| answer(handler.clone(), request, progress)));
     runtime.spawn(unmount_on_signal(worker.clone()));
+    runtime.spawn(reload_on_signal(worker.clone()));
     let pending = replay.pending();
     if !worker.config.files.read_only {
         // Before any session is published: it may lie in a directory that was being moved.
@@ -231,7 +240,7 @@ fn serve(
     if worker.connected.load(Ordering::Relaxed) {
         worker.vfs.refresh_usage();
     } else {
-        runtime.spawn(connect::later(worker.clone()));
+        runtime.spawn(reach::later(worker.clone()));
     }
     let posix = worker.config.files.metadata == MetadataMode::Posix;
     let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix);
@@ -267,6 +276,14 @@ async fn answer(worker: Arc<Worker>, request: Request, progress: Progress) -> Re
         Request::RecoverExport { id, file } => recover::of_mount(&worker, &id, RecoverAction::Export(file)).await,
         Request::RecoverDiscard { id } => recover::of_mount(&worker, &id, RecoverAction::Discard).await,
         Request::OwnedUploads => recover::owned_uploads(&worker),
+        Request::Log { level } => match level.parse() {
+            Ok(level) => {
+                crate::logging::set_level(level);
+                log::info!("the log level is {level} from now on");
+                Response::Done
+            }
+            Err(_) => failed(&worker, &format!("`{level}` is no log level")),
+        },
         Request::Sync { path, timeout_ms } => {
             sync::answer(&worker, path, timeout_ms.map(Duration::from_millis), &progress).await
         }
@@ -357,6 +374,22 @@ async fn unmount_on_signal(worker: Arc<Worker>) {
     }
 }
 
+/// SIGHUP: the credentials are read again, and the log level, where a config file gives it.
+async fn reload_on_signal(worker: Arc<Worker>) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        reload(&worker);
+    }
+}
+
+fn reload(worker: &Worker) {
+    log::info!("asked to read credentials and log level again");
+    worker.keeper.look_again();
+    if let Some(level) = worker.config.log.reread_level() {
+        crate::logging::set_level(level);
+    }
+}
+
 /// Spill files and connections need descriptors: takes as many as are allowed.
 fn raise_file_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -369,6 +402,15 @@ fn raise_file_limit() {
     };
     if !raised {
         log::debug!("the limit of open files stays as it is: {}", io::Error::last_os_error());
+    }
+}
+
+/// A core file would hold access keys. Of size 1 none is written, and none is piped to a handler (core(5)).
+fn forbid_core_files() {
+    let limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+    // SAFETY: the struct lives through the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) } != 0 {
+        log::debug!("core files cannot be forbidden: {}", io::Error::last_os_error());
     }
 }
 

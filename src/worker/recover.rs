@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Worker, journal, refusal};
+use super::{Worker, connect, journal, refusal};
 use crate::base::limits::MIB;
 use crate::base::time::rfc3339;
 use crate::base::{ObjectKey, SessionId};
@@ -108,10 +108,22 @@ pub fn recover_offline(
     let owner = format!("process {} for `ossfuse recover`", std::process::id());
     let folder = LockedFolder::lock(Layout::new(state_folder), &owner)
         .map_err(|error| plain(refusal::lock(&error).to_string()))?;
+    let must_connect = match &action {
+        RecoverAction::Publish(_) => true,
+        RecoverAction::Export(_) => !is_local(state_folder, id)?,
+        RecoverAction::Discard => false,
+    };
     let runtime = tokio::runtime::Runtime::new().map_err(|error| plain(error.to_string()))?;
+    let client = match connection {
+        None => None,
+        Some(connection) => match runtime.block_on(connect(connection)) {
+            Ok((client, _)) => Some(client),
+            // Where nothing of it is needed, what is asked for can be done all the same.
+            Err(_) if !must_connect => None,
+            Err(error) => return Err(plain(error.to_string())),
+        },
+    };
     let _inside = runtime.enter();
-    let client = connection.map(|connection| Client::new(connection.into())).transpose();
-    let client = client.map_err(|error| plain(error.to_string()))?;
     let spill = SpillStore::open(&folder);
     let upload = match &client {
         None => None,

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::ConnectError;
 use crate::base::units::format_duration;
 use crate::config::MountConfig;
 use crate::fuse::MountError;
@@ -41,6 +42,13 @@ pub(super) fn silent(config: &MountConfig, error: Option<&str>) -> Error {
         None => format!("no answer within {within}"),
     };
     line(&config.connection.endpoint, why, "check --endpoint and the network")
+}
+
+pub(super) fn connection(config: &MountConfig, error: &ConnectError) -> Error {
+    match error {
+        ConnectError::Client(error) => service(config, error),
+        other => Error(other.to_string()),
+    }
 }
 
 pub(super) fn service(config: &MountConfig, error: &oss::Error) -> Error {

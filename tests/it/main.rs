@@ -3,10 +3,14 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "helpers of tests are tests")]
 
 mod attributes;
+mod boot;
 mod close;
+mod config;
 mod conformance;
 mod counts;
 mod crash;
+mod credentials;
+mod doctor;
 mod faults;
 mod harness;
 mod limits;

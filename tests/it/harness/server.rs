@@ -72,6 +72,11 @@ impl Server {
         Self { child, addr }
     }
 
+    /// Accepts other credentials, and only these, from now on.
+    pub(crate) fn accept_credentials(&self, keys: &Value) {
+        self.tell("POST", "credentials", keys.to_string().as_bytes());
+    }
+
     /// The endpoint.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addr)
