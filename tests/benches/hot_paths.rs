@@ -1,6 +1,6 @@
 //! The paths that run for every write, part, request and listing, measured alone: `cargo bench`.
 //!
-//! Nothing here asserts a time; figures and what was tried are in docs/BENCHMARKS.md. `cargo bench -- --quick` is
+//! Nothing here asserts a time; compare before and after a change (docs/BENCHMARKS.md). `cargo bench -- --quick` is
 //! short.
 
 use std::fmt::Write;
