@@ -10,6 +10,8 @@ mod encode;
 mod endpoint;
 mod error;
 mod limiter;
+#[doc(hidden)]
+pub mod measured;
 mod ops;
 mod request;
 mod retry;

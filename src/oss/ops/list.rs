@@ -51,7 +51,8 @@ impl Entry {
     }
 }
 
-fn parse(body: &[u8]) -> Result<ListPage, XmlError> {
+/// Reads the body of a reply.
+pub(in crate::oss) fn parse(body: &[u8]) -> Result<ListPage, XmlError> {
     let mut page = ListPage::default();
     let mut entry = Entry::default();
     let (mut encoded, mut truncated, mut token) = (false, false, None);

@@ -11,3 +11,5 @@ mod meta;
 mod multipart;
 mod put;
 mod symlink;
+
+pub(super) use list::parse as parse_listing;
