@@ -28,7 +28,7 @@ pub use show::{Shown, show};
 
 use crate::base::Prefix;
 use crate::credentials::Source as CredentialSource;
-use crate::oss::{Addressing, ClientOptions, Credentials, Endpoint, SignatureVersion};
+use crate::oss::{Addressing, ClientOptions, Credentials, Endpoint, Limits, SignatureVersion};
 
 /// Everything that one mount needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,7 @@ pub struct MountConfig {
     pub memory_limit: u64,
     /// How long mounting may take until the mount answers.
     pub mount_timeout: Duration,
+    pub offline: OfflineMode,
     /// Stay in the foreground.
     pub foreground: bool,
     pub log: LogConfig,
@@ -70,6 +71,9 @@ pub struct ConnectionConfig {
     pub ca_file: Option<PathBuf>,
     /// How long a try may pass without a byte moved.
     pub try_timeout: Duration,
+    /// How long a request is tried from its first failure on.
+    pub outage_timeout: Duration,
+    pub limits: Limits,
     /// Whether the user has accepted an unencrypted way to another machine.
     pub allow_http: bool,
 }
@@ -85,6 +89,8 @@ impl ConnectionConfig {
             signature: self.signature,
             credentials,
             try_timeout: self.try_timeout,
+            outage_timeout: self.outage_timeout,
+            limits: self.limits,
         }
     }
 }
@@ -212,6 +218,16 @@ pub enum RecoverMode {
     Publish,
     /// Nothing is completed.
     Keep,
+}
+
+/// What mounting does when the service does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfflineMode {
+    /// Wait for it, within the mount's timeout.
+    Wait,
+    /// Mount at once, and connect when it answers.
+    Mount,
+    Fail,
 }
 
 /// How data is read.

@@ -15,6 +15,8 @@ pub enum Kind {
     Size,
     /// As [`crate::base::units::parse_duration`] reads it.
     Duration,
+    /// So many bytes, or things, a second: `…/s`.
+    Rate,
     Number,
     /// Permission bits, octal.
     Mode,
@@ -123,7 +125,7 @@ macro_rules! options {
     (@option $value:literal) => { Some($value) };
 }
 
-use Kind::{Choice, Duration, Flag, Mode, Number, Path, Size, Text};
+use Kind::{Choice, Duration, Flag, Mode, Number, Path, Rate, Size, Text};
 
 options! {
     CONFIG = "config", Everywhere, Path, "FILE", None,
@@ -235,10 +237,21 @@ options! {
     DOWNLOAD_WORKERS = "download-workers", Reading, Number, "N", Some("16"), "Most downloads at a time";
 
     MEMORY_LIMIT = "memory-limit", Limits, Size, "SIZE", Some("192MiB"), "Most memory for buffers and caches";
+    LIMIT_UPLOAD = "limit-upload", Limits, Rate, "RATE", None,
+        "Most bytes of file content sent in any second, such as 10MiB/s";
+    LIMIT_DOWNLOAD = "limit-download", Limits, Rate, "RATE", None,
+        "Most bytes of file content fetched in any second, such as 10MiB/s";
+    LIMIT_REQUESTS = "limit-requests", Limits, Rate, "N/s", None,
+        "Most requests made in any second, such as 50/s";
     TRY_TIMEOUT = "try-timeout", Limits, Duration, "TIME", Some("20s"),
         "Give up one try of a request when no byte has moved for so long";
+    OUTAGE_TIMEOUT = "outage-timeout", Limits, Duration, "TIME", Some("15m"),
+        "How long a call waits for a service that is out, before it fails; what was written is sent later all the same";
     MOUNT_TIMEOUT = "mount-timeout", Limits, Duration, "TIME", Some("60s"),
         "Give up mounting when the service has not answered for so long";
+    OFFLINE = "offline", Limits, Choice(&["wait", "mount", "fail"]), "wait|mount|fail", Some("wait"),
+        "What mounting does when the service does not answer: wait for it up to --mount-timeout, mount at once and \
+         connect later, or fail";
 
     FOREGROUND = "foreground", Running, Flag, "", None,
         "Stay in the foreground and log to stderr; Ctrl-C unmounts", short 'f';

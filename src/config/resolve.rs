@@ -14,10 +14,10 @@ use super::problem::Problem;
 use super::raw::{RawOptions, Source};
 use super::{
     Access, CloseMode, ConnectionConfig, ContentType, ExclusiveCreate, FilesConfig, FsyncMode, LogConfig, LogFormat,
-    MetadataMode, MountConfig, OnKill, ReadingConfig, RecoverMode, SymlinkMode, WritingConfig, file,
+    MetadataMode, MountConfig, OfflineMode, OnKill, ReadingConfig, RecoverMode, SymlinkMode, WritingConfig, file,
 };
 use crate::base::limits::{GIB, MIB, PART_BYTES_MIN, PIECE_BYTES_MAX, TIB};
-use crate::oss::{Addressing, Endpoint, SignatureVersion};
+use crate::oss::{Addressing, Endpoint, Limits, SignatureVersion};
 
 /// Least and most of `--memory-limit` in bytes.
 const MEMORY_BYTES_MIN: u64 = 32 * MIB;
@@ -67,6 +67,11 @@ pub fn resolve_mount(
         reading: ReadingConfig { download_workers: raw.count(&o::DOWNLOAD_WORKERS, 1, WORKERS_MAX)? },
         memory_limit: raw.size_between(&o::MEMORY_LIMIT, MEMORY_BYTES_MIN, MEMORY_BYTES_MAX)?,
         mount_timeout: raw.timeout(&o::MOUNT_TIMEOUT)?,
+        offline: match raw.choice(&o::OFFLINE)? {
+            Some("mount") => OfflineMode::Mount,
+            Some("fail") => OfflineMode::Fail,
+            _ => OfflineMode::Wait,
+        },
         log: LogConfig {
             level_file: level_file(raw, environment)?,
             file: raw.path(&o::LOG_FILE, &environment.cwd)?.or(default_log),
@@ -105,6 +110,7 @@ pub(super) fn check_values(raw: &RawOptions, environment: &Environment) -> Resul
             o::Kind::Flag => drop(raw.flag(spec)?),
             o::Kind::Choice(_) => drop(raw.choice(spec)?),
             o::Kind::Size => drop(raw.size(spec)?),
+            o::Kind::Rate => drop(raw.rate(spec)?),
             o::Kind::Number => drop(raw.number(spec)?),
             o::Kind::Mode => drop(raw.mode(spec)?),
             o::Kind::Path => drop(raw.path(spec, &environment.cwd)?),
@@ -113,6 +119,7 @@ pub(super) fn check_values(raw: &RawOptions, environment: &Environment) -> Resul
         }
     }
     raw.count(&o::DOWNLOAD_WORKERS, 1, WORKERS_MAX)?;
+    raw.frequency(&o::LIMIT_REQUESTS)?;
     raw.size_between(&o::MEMORY_LIMIT, MEMORY_BYTES_MIN, MEMORY_BYTES_MAX)?;
     if raw.given(&o::ENDPOINT).is_some() || raw.given(&o::REGION).is_some() {
         let cname = raw.flag(&o::CNAME)?;
@@ -238,6 +245,12 @@ pub fn resolve_connection(
         credentials: resolve_credentials(raw, environment, &target.bucket)?,
         ca_file: raw.path(&o::CA_FILE, &environment.cwd)?,
         try_timeout,
+        outage_timeout: raw.timeout(&o::OUTAGE_TIMEOUT)?,
+        limits: Limits {
+            upload: raw.rate(&o::LIMIT_UPLOAD)?,
+            download: raw.rate(&o::LIMIT_DOWNLOAD)?,
+            requests: raw.frequency(&o::LIMIT_REQUESTS)?,
+        },
         allow_http,
     })
 }
@@ -382,9 +395,23 @@ mod tests {
         assert_eq!((config.memory_limit, config.reading.download_workers), (192 * MIB, 16));
         assert_eq!(config.connection.try_timeout, Duration::from_secs(20));
         assert_eq!(config.mount_timeout, Duration::from_secs(60));
+        assert_eq!(config.offline, OfflineMode::Wait);
+        assert_eq!(config.connection.outage_timeout, Duration::from_secs(15 * 60));
+        assert_eq!(config.connection.limits, Limits::default());
         assert_eq!(config.log.file.as_deref(), Some(&*config.state_folder.join("log")));
         assert_eq!((config.log.format, config.log.level), (LogFormat::Text, log::LevelFilter::Info));
         assert_eq!(mount("region=cn-hangzhou,foreground").unwrap().log.file, None);
+    }
+
+    #[test]
+    fn limits_are_rates() {
+        let limited = "region=cn-hangzhou,limit-upload=10MiB/s,limit_download=1M/s,limit-requests=50/s,offline=mount";
+        let config = mount(limited).unwrap();
+        let limits = Limits { upload: Some(10 * MIB), download: Some(MIB), requests: Some(50) };
+        assert_eq!((config.connection.limits, config.offline), (limits, OfflineMode::Mount));
+        for wrong in ["limit-upload=10MiB", "limit-download=0/s", "limit-requests=0/s", "limit-requests=5"] {
+            assert!(mount(&format!("region=cn-hangzhou,{wrong}")).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Keys that were read serve until others were: a place that does not answer takes nothing away before their end.
 
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::{CredentialError, Fetched, Source};
 use crate::base::time::now;
-use crate::oss::Credentials;
+use crate::oss::{CredentialSource, Credentials};
 
 /// How often a file is looked at.
 const FILE_LOOK: Duration = Duration::from_secs(2);
@@ -114,6 +115,21 @@ impl Keeper {
             Source::File(file) => Some(Stamp::of(&file.path)),
             _ => None,
         }
+    }
+}
+
+/// The service refused the keys in use: the place may have others.
+impl CredentialSource for Keeper {
+    fn reread(&self) -> Pin<Box<dyn Future<Output = Option<Credentials>> + Send + '_>> {
+        Box::pin(async {
+            match self.refresh().await {
+                Ok(_) => Some(self.current()),
+                Err(error) => {
+                    log::warn!("credentials cannot be read again: {error}");
+                    None
+                }
+            }
+        })
     }
 }
 

@@ -3,9 +3,11 @@
 //! What memory or the local disk answers is answered on fuser's thread; what needs the network moves its reply
 //! into a task. A reply that is dropped answers EIO, so nothing here cancels or unwinds a task that owns one.
 
+mod call;
 mod entries;
 mod errno;
 mod mount;
+mod reply;
 
 use std::ffi::OsStr;
 use std::io;
@@ -16,10 +18,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
@@ -28,11 +30,12 @@ pub use mount::{KernelMount, MountError, MountPlan, serve, unmount};
 use crate::base::limits::FUSE_WRITE_MAX;
 use crate::base::{ByteRange, KeyError};
 use crate::vfs::{
-    Allocate, Attr, AttrChange, Entry, FsError, Kind, OpenHow, OpenedFile, RenameMode, Seek, SetTime, SetXattr, Vfs,
+    Allocate, Attr, AttrChange, FsError, Kind, OpenHow, OpenedFile, RenameMode, Seek, SetTime, SetXattr, Vfs,
     is_refused,
 };
+use call::Call;
 use entries::{Entries, READDIR_BYTES, RawReplies};
-use errno::errno;
+use reply::{file_attr, reply_attr, reply_empty, reply_entry, reply_xattr, told};
 
 /// Requests that the kernel keeps in the background; fuser's default of 16 starves parallel readers.
 const BACKGROUND_MAX: u16 = 128;
@@ -80,26 +83,6 @@ fn kind_of(kind: Kind) -> FileType {
     }
 }
 
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size,
-        blocks: attr.size.div_ceil(512),
-        atime: attr.atime,
-        mtime: attr.mtime,
-        ctime: attr.ctime,
-        crtime: attr.ctime,
-        kind: kind_of(attr.kind),
-        perm: attr.mode as u16,
-        nlink: if attr.kind == Kind::Dir { 2 } else { 1 },
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: attr.rdev,
-        blksize: BLOCK,
-        flags: 0,
-    }
-}
-
 fn how_of(flags: i32, tid: u32) -> OpenHow {
     let mode = OpenFlags(flags).acc_mode();
     OpenHow {
@@ -107,6 +90,7 @@ fn how_of(flags: i32, tid: u32) -> OpenHow {
         write: mode != OpenAccMode::O_RDONLY,
         append: flags & libc::O_APPEND != 0,
         truncate: flags & libc::O_TRUNC != 0,
+        exclusive: flags & libc::O_EXCL != 0,
         tid,
     }
 }
@@ -124,46 +108,6 @@ fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
         TimeOrNow::Now => SetTime::Now,
         TimeOrNow::SpecificTime(at) => SetTime::At(at),
     })
-}
-
-fn reply_entry(result: Result<Entry, FsError>, reply: ReplyEntry) {
-    match result {
-        Ok(entry) => reply.entry(&entry.ttl, &file_attr(&entry.attr), GENERATION),
-        Err(error) => reply.error(told(&error)),
-    }
-}
-
-fn reply_attr(result: Result<Entry, FsError>, reply: ReplyAttr) {
-    match result {
-        Ok(entry) => reply.attr(&entry.ttl, &file_attr(&entry.attr)),
-        Err(error) => reply.error(told(&error)),
-    }
-}
-
-fn reply_empty(result: Result<(), FsError>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(told(&error)),
-    }
-}
-
-/// The value of an attribute, or only its size where nothing else was asked for.
-fn reply_xattr(result: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
-    match result {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(told(&error)),
-    }
-}
-
-/// The errno of a failure; what is no ordinary answer is logged in words, since the application sees the number.
-fn told(error: &FsError) -> fuser::Errno {
-    match error {
-        FsError::Oss(_) | FsError::Write(_) | FsError::Read(_) => log::warn!("{error}"),
-        _ => log::trace!("{error}"),
-    }
-    errno(error)
 }
 
 impl Filesystem for Adapter {
@@ -197,7 +141,7 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = match utf8(name) {
             Ok(name) => name,
             Err(error) => return reply.error(told(&error)),
@@ -206,24 +150,26 @@ impl Filesystem for Adapter {
             return reply_entry(known, reply);
         }
         let (vfs, name) = (self.vfs.clone(), name.to_owned());
-        self.runtime.spawn(async move { reply_entry(vfs.lookup(parent.0, &name).await, reply) });
+        let call = Call::of(req);
+        self.runtime.spawn(async move { reply_entry(call.locking(vfs.lookup(parent.0, &name)).await, reply) });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
         self.vfs.forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         if let Some(known) = self.vfs.getattr_now(ino.0) {
             return reply_attr(known, reply);
         }
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_attr(vfs.getattr(ino.0).await, reply) });
+        let call = Call::of(req);
+        self.runtime.spawn(async move { reply_attr(call.waiting(vfs.getattr(ino.0)).await, reply) });
     }
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -242,7 +188,8 @@ impl Filesystem for Adapter {
         let (atime, mtime, fh) = (set_time(atime), set_time(mtime), fh.map(|fh| fh.0));
         let change = AttrChange { mode, uid, gid, size, atime, mtime, fh };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_attr(vfs.setattr(ino.0, change).await, reply) });
+        let call = Call::of(req);
+        self.runtime.spawn(async move { reply_attr(call.waiting(vfs.setattr(ino.0, change)).await, reply) });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
@@ -251,30 +198,34 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(told(&error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
-        self.runtime.spawn(async move { reply_entry(vfs.mkdir(parent.0, &name, mode, owner).await, reply) });
+        let call = Call::of(req);
+        self.runtime
+            .spawn(async move { reply_entry(call.locking(vfs.mkdir(parent.0, &name, mode, owner)).await, reply) });
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_empty(vfs.unlink(parent.0, &name).await, reply) });
+        let call = Call::of(req);
+        self.runtime.spawn(async move { reply_empty(call.locking(vfs.unlink(parent.0, &name)).await, reply) });
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_empty(vfs.rmdir(parent.0, &name).await, reply) });
+        let call = Call::of(req);
+        self.runtime.spawn(async move { reply_empty(call.locking(vfs.rmdir(parent.0, &name)).await, reply) });
     }
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -286,6 +237,8 @@ impl Filesystem for Adapter {
             RenameMode::Replace
         } else if flags == RenameFlags::RENAME_NOREPLACE {
             RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
         } else {
             return reply.error(told(&FsError::Invalid));
         };
@@ -294,16 +247,18 @@ impl Filesystem for Adapter {
             (Err(error), _) | (_, Err(error)) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
+        let call = Call::of(req);
         self.runtime.spawn(async move {
-            reply_empty(vfs.rename((parent.0, &name), (newparent.0, &newname), mode).await, reply);
+            reply_empty(call.locking(vfs.rename((parent.0, &name), (newparent.0, &newname), mode)).await, reply);
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let how = how_of(flags.0, req.pid());
         let vfs = self.vfs.clone();
+        let call = Call::of(req);
         self.runtime.spawn(async move {
-            match vfs.open(ino.0, how).await {
+            match call.waiting(vfs.open(ino.0, how)).await {
                 Ok(opened) => reply.opened(FileHandle(opened.fh), fopen_flags(&opened, how)),
                 Err(error) => reply.error(told(&error)),
             }
@@ -336,7 +291,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -346,8 +301,9 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let vfs = self.vfs.clone();
+        let call = Call::of(req);
         self.runtime.spawn(async move {
-            match vfs.read(fh.0, offset, size).await {
+            match call.waiting(vfs.read(fh.0, offset, size)).await {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => reply.error(told(&error)),
             }
@@ -356,7 +312,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -366,11 +322,13 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let call = if cached { Call::of_nobody() } else { Call::of(req) };
         if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) && self.vfs.has_privileges(ino.0) {
             let (vfs, data) = (self.vfs.clone(), data.to_vec());
             self.runtime.spawn(async move {
-                let written = match vfs.drop_privileges(ino.0).await {
-                    Ok(()) => vfs.write(fh.0, offset, &data).await,
+                let written = match call.waiting(vfs.drop_privileges(ino.0)).await {
+                    Ok(()) => call.waiting(vfs.write(fh.0, offset, &data)).await,
                     Err(error) => Err(error),
                 };
                 match written {
@@ -386,7 +344,7 @@ impl Filesystem for Adapter {
             Ok(None) => {
                 let (vfs, data) = (self.vfs.clone(), data.to_vec());
                 self.runtime.spawn(async move {
-                    match vfs.write(fh.0, offset, &data).await {
+                    match call.waiting(vfs.write(fh.0, offset, &data)).await {
                         Ok(()) => reply.written(data.len() as u32),
                         Err(error) => reply.error(told(&error)),
                     }
@@ -397,7 +355,8 @@ impl Filesystem for Adapter {
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
         let (vfs, tid) = (self.vfs.clone(), req.pid());
-        self.runtime.spawn(async move { reply_empty(vfs.flush(fh.0, tid).await, reply) });
+        let call = Call::of(req);
+        self.runtime.spawn(async move { reply_empty(call.waiting(vfs.flush(fh.0, tid)).await, reply) });
     }
 
     fn release(
@@ -414,9 +373,10 @@ impl Filesystem for Adapter {
         self.runtime.spawn(async move { reply_empty(vfs.release(fh.0).await, reply) });
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_empty(vfs.fsync(fh.0).await, reply) });
+        let call = Call::of(req);
+        self.runtime.spawn(async move { reply_empty(call.waiting(vfs.fsync(fh.0)).await, reply) });
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -428,8 +388,9 @@ impl Filesystem for Adapter {
 
     fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let (vfs, raw, unique) = (self.vfs.clone(), self.replies.clone(), req.unique().0);
+        let call = Call::of(req);
         self.runtime.spawn(async move {
-            let snapshot = match vfs.readdir(fh.0, offset).await {
+            let snapshot = match call.locking(vfs.readdir(fh.0, offset)).await {
                 Ok(snapshot) => snapshot,
                 Err(error) => return reply.error(told(&error)),
             };
@@ -455,14 +416,21 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         let vfs = self.vfs.clone();
+        let call = Call::of(req);
         self.runtime.spawn(async move {
-            match vfs.readdir(fh.0, offset).await {
+            match call.locking(vfs.readdir(fh.0, offset)).await {
                 Ok(entries) => {
                     for (at, (name, child, kind)) in entries.iter().enumerate().skip(offset as usize) {
-                        if add_plus(&vfs, &mut reply, ino.0, at as u64 + 1, (name, *child, kind.unwrap_or(Kind::File)))
-                            .await
+                        if add_plus(
+                            (&vfs, call),
+                            &mut reply,
+                            ino.0,
+                            at as u64 + 1,
+                            (name, *child, kind.unwrap_or(Kind::File)),
+                        )
+                        .await
                         {
                             break;
                         }
@@ -484,10 +452,11 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let vfs = self.vfs.clone();
+        let call = Call::of(req);
         self.runtime.spawn(async move {
-            match vfs.readlink(ino.0).await {
+            match call.waiting(vfs.readlink(ino.0)).await {
                 Ok(target) => reply.data(&target),
                 Err(error) => reply.error(told(&error)),
             }
@@ -501,7 +470,9 @@ impl Filesystem for Adapter {
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
         let target = target.as_os_str().as_bytes().to_vec();
-        self.runtime.spawn(async move { reply_entry(vfs.symlink(parent.0, &name, &target, owner).await, reply) });
+        let call = Call::of(req);
+        self.runtime
+            .spawn(async move { reply_entry(call.locking(vfs.symlink(parent.0, &name, &target, owner)).await, reply) });
     }
 
     fn mknod(
@@ -519,10 +490,13 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(told(&error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
-        self.runtime.spawn(async move { reply_entry(vfs.mknod(parent.0, &name, mode, rdev, owner).await, reply) });
+        let call = Call::of(req);
+        self.runtime.spawn(async move {
+            reply_entry(call.locking(vfs.mknod(parent.0, &name, mode, rdev, owner)).await, reply)
+        });
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         // Asked for by the kernel of its own accord, often: not even a task is spent on it. Never ENOSYS, after which
         // it would not ask for any attribute again.
         let name = match utf8(name) {
@@ -531,13 +505,15 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_xattr(vfs.getxattr(ino.0, &name).await, size, reply) });
+        let call = Call::of(req);
+        self.runtime.spawn(async move { reply_xattr(call.waiting(vfs.getxattr(ino.0, &name)).await, size, reply) });
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let vfs = self.vfs.clone();
+        let call = Call::of(req);
         self.runtime.spawn(async move {
-            let names = vfs.listxattr(ino.0).await;
+            let names = call.waiting(vfs.listxattr(ino.0)).await;
             let joined = names.map(|names| names.iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect());
             reply_xattr(joined, size, reply);
         });
@@ -545,7 +521,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -563,16 +539,19 @@ impl Filesystem for Adapter {
             _ => SetXattr::Any,
         };
         let (vfs, value) = (self.vfs.clone(), value.to_vec());
-        self.runtime.spawn(async move { reply_empty(vfs.setxattr(ino.0, &name, &value, how).await, reply) });
+        let call = Call::of(req);
+        self.runtime
+            .spawn(async move { reply_empty(call.waiting(vfs.setxattr(ino.0, &name, &value, how)).await, reply) });
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_empty(vfs.removexattr(ino.0, &name).await, reply) });
+        let call = Call::of(req);
+        self.runtime.spawn(async move { reply_empty(call.waiting(vfs.removexattr(ino.0, &name)).await, reply) });
     }
 
     // What is not there is said so, once: after ENOSYS the kernel does not ask again, and where there is another
@@ -598,7 +577,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -613,9 +592,10 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
         let vfs = self.vfs.clone();
+        let call = Call::of(req);
         self.runtime.spawn(async move {
             let how = Allocate { keep_size, zero };
-            reply_empty(vfs.fallocate(fh.0, ByteRange::at(offset, length), how).await, reply);
+            reply_empty(call.waiting(vfs.fallocate(fh.0, ByteRange::at(offset, length), how)).await, reply);
         });
     }
 
@@ -668,7 +648,7 @@ impl Filesystem for Adapter {
 
 /// Adds an entry with its attributes, counted as a look-up; whether the buffer is full.
 async fn add_plus(
-    vfs: &Vfs,
+    (vfs, call): (&Vfs, Call),
     reply: &mut ReplyDirectoryPlus,
     parent: u64,
     next: u64,
@@ -677,10 +657,11 @@ async fn add_plus(
     if name == "." || name == ".." {
         // The kernel takes neither number nor attributes from these.
         let at = SystemTime::UNIX_EPOCH;
-        let attr = Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0 };
+        let attr =
+            Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0, nlink: 1 };
         return reply.add(INodeNo(ino), next, name, &Duration::ZERO, &file_attr(&attr), GENERATION);
     }
-    match vfs.lookup(parent, name).await {
+    match call.locking(vfs.lookup(parent, name)).await {
         Ok(entry) => {
             let full = reply.add(INodeNo(entry.attr.ino), next, name, &entry.ttl, &file_attr(&entry.attr), GENERATION);
             if full {

@@ -118,7 +118,10 @@ impl Replay {
                 return;
             }
             pending = left;
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.engine.upload().client().recovered() => {}
+            }
             pause = (pause * 2).min(PAUSE.1);
         }
     }

@@ -275,6 +275,13 @@ pub fn free_bytes(folder: &Path) -> io::Result<u64> {
     }
 }
 
+/// Bytes in the files of all sessions, as far as they can be read.
+pub fn spilled_bytes(layout: &Layout) -> u64 {
+    let sessions = fs::read_dir(layout.spill()).into_iter().flatten().flatten();
+    let files = sessions.flat_map(|session| fs::read_dir(session.path()).into_iter().flatten().flatten());
+    files.filter_map(|file| file.metadata().ok()).map(|meta| meta.len()).sum()
+}
+
 /// The sessions in a folder that another process may own: only looks, changes nothing.
 pub fn read_only_scan(layout: &Layout) -> Result<Vec<Found>, SpillError> {
     let (sweeper, _) = channel();

@@ -36,7 +36,7 @@ impl Gauge {
     pub fn take(self: &Arc<Self>, bytes: u64) -> Option<Lease> {
         let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
         match bytes {
-            0 => Some(Lease::new(self, 0)),
+            0 => Some(Lease { gauge: self.clone(), bytes: 0 }),
             _ => self.used.fetch_update(SeqCst, SeqCst, fits).is_ok().then(|| Lease { gauge: self.clone(), bytes }),
         }
     }
@@ -101,6 +101,17 @@ impl Lease {
         }
     }
 
+    /// Takes over what `room` was taken for: `bytes` of it were needed, or more.
+    pub fn settle(&mut self, mut room: Self, bytes: u64) {
+        let taken = std::mem::take(&mut room.bytes);
+        self.bytes += taken;
+        match bytes.checked_sub(taken) {
+            Some(0) => {}
+            Some(more) => self.grow(more),
+            None => self.shrink(taken - bytes),
+        }
+    }
+
     /// The bytes stay on the disk although nobody looks after them here any more.
     pub fn leave_behind(&mut self) {
         self.bytes = 0;
@@ -127,6 +138,19 @@ mod tests {
         assert!(gauge.take(1).is_none() && gauge.take(0).is_some());
         drop((first, forced));
         assert_eq!((gauge.used(), gauge.limit()), (0, Some(100)));
+    }
+
+    #[test]
+    fn room_that_was_taken_is_settled_by_what_was_needed() {
+        let gauge = Gauge::new(100);
+        let mut lease = gauge.take(10).unwrap();
+        for (room, needed, used) in [(20, 20, 30), (20, 5, 35), (5, 20, 55), (0, 0, 55)] {
+            let room = gauge.take(room).unwrap();
+            lease.settle(room, needed);
+            assert_eq!((gauge.used(), lease.bytes()), (used, used));
+        }
+        drop(lease);
+        assert_eq!(gauge.used(), 0);
     }
 
     #[test]

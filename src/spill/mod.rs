@@ -14,7 +14,7 @@ mod record;
 mod session;
 
 pub use body::SpillBody;
-pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, free_bytes, read_only_scan};
+pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, free_bytes, read_only_scan, spilled_bytes};
 pub(crate) use frame::Frame;
 pub use gauge::{Gauge, Lease};
 pub use record::{Base, HeaderRecord, HeldPart, HeldUpload, Phase, PieceNote, RecordError, SessionRecord, Times};

@@ -137,6 +137,8 @@ pub struct SessionRecord {
     pub upload: Option<HeldUpload>,
     /// How often the file was completed at a key of the program's own; tells these keys apart.
     pub checkpoints: u32,
+    /// Objects of zeros may stand at keys of the program's own, to be copied from.
+    pub zeros: bool,
 }
 
 /// Why a session file cannot be read.
@@ -193,6 +195,7 @@ impl SessionRecord {
             origin: None,
             upload: None,
             checkpoints: 0,
+            zeros: false,
         }
     }
 
@@ -213,7 +216,7 @@ impl SessionRecord {
 
     /// Whether it has, or may have, something in the bucket at a key of the program's own.
     pub fn has_hidden(&self) -> bool {
-        self.upload.is_some() || self.is_base_hidden()
+        self.upload.is_some() || self.is_base_hidden() || self.zeros
     }
 
     /// The object at a name that other clients see, where the session edits one.
@@ -257,6 +260,7 @@ mod tests {
                 }],
             }),
             checkpoints: 1,
+            zeros: true,
         }
     }
 

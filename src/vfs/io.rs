@@ -13,11 +13,14 @@ use crate::base::{ByteRange, ETag};
 use crate::oss::{ObjectKind, ObjectMeta, PutHeaders};
 use crate::read::Reader;
 use crate::spill::Base;
-use crate::write::{CONFLICT, DirtyFile, Seek, Segment, Step, WriteError};
+use crate::write::{CONFLICT, DirtyFile, Published, Seek, Segment, Step, WriteError};
 use std::time::Duration;
 
 /// The pause before a close that failed is tried again in the background.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a writer that is being killed waits for its bytes to be sent, where they are.
+const KILLED_WAIT: Duration = Duration::from_secs(1);
 
 /// What `fallocate` is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,7 +272,22 @@ impl Vfs {
                 log::warn!("{}: its writer was killed; what it wrote is kept, not published", dirty.name());
                 Ok(())
             }
-            FlushKind::Killed | FlushKind::Close => self.close(&dirty).await,
+            // Nobody sees the answer, and a process that is being killed must be able to end.
+            FlushKind::Killed => match tokio::time::timeout(KILLED_WAIT, self.close(&dirty)).await {
+                Ok(closed) => closed,
+                Err(_) => {
+                    dirty.publish_in_background();
+                    Ok(())
+                }
+            },
+            FlushKind::Close if self.options.publish_killed || self.options.close_local => self.close(&dirty).await,
+            FlushKind::Close => {
+                let published = dirty.publish_for_writer().await;
+                if published.as_ref().is_err_and(WriteError::is_interruption) && dirty.is_killed() {
+                    log::warn!("{}: its close was interrupted; its bytes are kept, not published", dirty.name());
+                }
+                self.published(&dirty, published).await
+            }
         }
     }
 
@@ -286,12 +304,22 @@ impl Vfs {
 
     /// Publishes a file now. What fails goes on in the background, and is the caller's error all the same.
     pub(super) async fn publish(&self, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
-        match dirty.publish().await {
+        let published = dirty.publish().await;
+        self.published(dirty, published).await
+    }
+
+    async fn published(&self, dirty: &Arc<DirtyFile>, published: Result<Published, WriteError>) -> Result<(), FsError> {
+        match published {
             Ok(_) | Err(WriteError::Retired) => Ok(()),
-            Err(WriteError::Stale) => {
+            // It goes on by itself, or ends with the release.
+            Err(error) if error.is_interruption() => Err(error.into()),
+            Err(error) if error.is_conflict() => {
                 dirty.keep(CONFLICT).await?;
                 self.unsettle(dirty.id());
-                Err(WriteError::Stale.into())
+                if let Some(key) = dirty.key() {
+                    self.published_unseen(&key);
+                }
+                Err(error.into())
             }
             Err(error) => {
                 dirty.retry_in_background(RETRY_AFTER);

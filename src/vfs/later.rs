@@ -23,7 +23,7 @@ use super::tree::{Listed, Tree};
 use crate::base::posix::UserMeta;
 use crate::base::{ETag, ObjectKey, SessionId};
 use crate::intent::{MetaChange, Work};
-use crate::oss::{self, CopyOptions, ErrorKind, PutHeaders};
+use crate::oss::{self, CopyOptions, ErrorKind, Outcome, PutHeaders};
 use crate::write::Rekeyed;
 
 /// How long a change waits for others to the same file.
@@ -308,7 +308,16 @@ impl Vfs {
                     return Ok(Some(Stored { etag: receipt.etag, last_modified: receipt.last_modified, foreign }));
                 }
                 Err(error) if error.kind == ErrorKind::PreconditionFailed && attempt < TRIES => {
-                    self.client.head_object(key).await
+                    match self.client.head_object(key).await {
+                        // The reply to our own copy was lost, and its repetition was refused.
+                        Ok(found)
+                            if error.outcome == Outcome::Unknown && found.headers.user_meta == headers.user_meta =>
+                        {
+                            let (etag, last_modified) = (found.etag, Some(found.last_modified));
+                            return Ok(Some(Stored { etag, last_modified, foreign }));
+                        }
+                        other => other,
+                    }
                 }
                 Err(error) => Err(error),
             };
@@ -430,7 +439,8 @@ impl Vfs {
     pub(super) async fn send_all_attributes(&self, path: &str) -> Vec<(String, FsError)> {
         let work = stream::iter(self.attributes_under(path))
             .map(|(ino, key)| async move { Some((key.to_string(), self.send_attributes(ino).await.err()?)) });
-        work.buffer_unordered(AT_ONCE).filter_map(async |failed| failed).collect().await
+        let sent: Vec<_> = work.buffer_unordered(AT_ONCE).collect().await;
+        sent.into_iter().flatten().collect()
     }
 
     /// The same for a directory that the caller has fenced in.
@@ -500,7 +510,7 @@ impl Vfs {
     }
 
     /// What is remembered of the object at a key holds no more.
-    fn forget_key(&self, key: &ObjectKey) {
+    pub(super) fn forget_key(&self, key: &ObjectKey) {
         let Some(path) = self.options.prefix.path_of(key.as_str()) else { return };
         let ino = self.tree.lock().walk(path);
         if let Some(ino) = ino {

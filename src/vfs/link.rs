@@ -66,7 +66,7 @@ impl Vfs {
 
     async fn symlink_native(&self, parent: u64, name: &str, target: &[u8], new: Attr) -> Result<Entry, FsError> {
         self.check_free(parent, name).await?;
-        let path = self.child_path(parent, name)?;
+        let (path, _change) = self.hold_place(parent, name).await?;
         let target = std::str::from_utf8(target).map_err(|_| FsError::Name(KeyError::NotUtf8))?;
         let below = native_path(&path, target).ok_or(FsError::Invalid)?;
         let target = self.file_key(&below)?;

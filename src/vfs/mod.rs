@@ -15,6 +15,7 @@ mod mutate;
 mod open;
 mod opener;
 mod readdir;
+mod remembered;
 mod rename;
 mod setattr;
 mod settle;
@@ -47,6 +48,7 @@ pub use xattr::{SetXattr, is_refused};
 
 pub use crate::write::Seek;
 
+use crate::base::caller::wait;
 use crate::base::time::now;
 use crate::base::{ObjectKey, Prefix, SessionId};
 use crate::intent::IntentStore;
@@ -68,6 +70,8 @@ pub struct VfsOptions {
     pub read_only: bool,
     /// `close` returns when the bytes are safe on the local disk (`--close local`).
     pub close_local: bool,
+    /// A file created with `O_EXCL` must be new in the bucket, too (`--exclusive-create remote`).
+    pub exclusive_remote: bool,
     /// `fsync` returns when the object equals the file (`--fsync remote`).
     pub fsync_remote: bool,
     /// Writers that are killed publish what they wrote (`--on-kill publish`).
@@ -199,7 +203,7 @@ impl Vfs {
         loop {
             let path = self.child_path(parent, name)?;
             let key = self.options.prefix.dir_key(&path);
-            let change = self.write.fences().change(&[key.trim_end_matches('/')]).await;
+            let change = wait(self.write.fences().change(&[key.trim_end_matches('/')])).await?;
             if self.child_path(parent, name)? == path {
                 return Ok((path, change));
             }
@@ -210,7 +214,7 @@ impl Vfs {
     async fn fence_place(&self, parent: u64, name: &str) -> Result<(String, Fence), FsError> {
         loop {
             let path = self.child_path(parent, name)?;
-            let fence = self.write.fences().fence(&[self.key_area(&path)]).await;
+            let fence = wait(self.write.fences().fence(&[self.key_area(&path)])).await?;
             if self.child_path(parent, name)? == path {
                 return Ok((path, fence));
             }

@@ -31,7 +31,7 @@ impl Vfs {
         let at = now();
         let new = self.new_attr(mode, owner);
         let mode = if self.options.attr.posix { new.mode } else { self.options.attr.dir_mode };
-        let mut attr = Attr { kind: Kind::Dir, size: DIR_SIZE, mode, mtime: at, atime: at, ctime: at, ..new };
+        let mut attr = Attr { kind: Kind::Dir, size: DIR_SIZE, nlink: 2, mode, mtime: at, atime: at, ctime: at, ..new };
         let headers = headers_of(&self.options.attr.new_dir_headers(&attr));
         let receipt = self.client.put_object(&self.marker_key(&path)?, &Body::Bytes(Bytes::new()), &headers).await?;
         let version = Version {

@@ -13,7 +13,7 @@ use crate::base::key::check_name;
 use crate::base::time::now;
 use crate::oss::ErrorKind;
 use crate::read::{Cursor, Opened, Reader};
-use crate::write::DirtyFile;
+use crate::write::{DirtyFile, IfTaken};
 use std::sync::Arc;
 
 /// A look at the object this fresh spares the one that an open would take.
@@ -26,6 +26,8 @@ pub struct OpenHow {
     pub write: bool,
     pub append: bool,
     pub truncate: bool,
+    /// It must be new.
+    pub exclusive: bool,
     /// The thread that opens it; 0 where it is not known.
     pub tid: u32,
 }
@@ -51,9 +53,10 @@ impl Vfs {
         let mut reader = None;
         let mut keep_cache = true;
         let is_dirty = file.dirty().is_some();
+        let must_do = self.client.is_out() && self.is_cached(ino);
         if how.truncate && how.write {
             self.open_truncated(ino, &file).await?;
-        } else if !is_dirty && !self.seen_just_now(ino) {
+        } else if !is_dirty && !must_do && !self.seen_just_now(ino) {
             reader = match self.look(ino, how).await {
                 Ok(reader) => reader,
                 Err(error) => {
@@ -106,6 +109,14 @@ impl Vfs {
             return Err(FsError::IsDirectory);
         }
         Ok(node.open.get_or_insert_with(|| OpenFile::new(ino)).clone())
+    }
+
+    /// Whether the kernel has bytes of the version that is known: they are served while nobody can be asked.
+    fn is_cached(&self, ino: u64) -> bool {
+        let tree = self.tree.lock();
+        tree.node(ino).is_some_and(|node| {
+            node.cached.is_some() && node.cached.as_ref() == node.version.as_ref().map(|version| &version.etag)
+        })
     }
 
     fn seen_just_now(&self, ino: u64) -> bool {
@@ -292,6 +303,7 @@ impl Vfs {
     ) -> Result<(Entry, OpenedFile), FsError> {
         self.check_writable()?;
         check_name(name)?;
+        let if_taken = self.if_taken(how);
         let (attr, file) = {
             // One lock over all of it: a directory above that is moved finds the new file, or is found moved.
             let mut tree = self.tree.lock();
@@ -319,6 +331,9 @@ impl Vfs {
             let file = OpenFile::new(attr.ino);
             let headers = self.options.attr.new_file_headers(name, &attr);
             let dirty = DirtyFile::create(&self.write, key, None, headers, self.options.attr.times());
+            if let Some(if_taken) = if_taken {
+                dirty.expect_new(if_taken);
+            }
             self.own_session(&file, &dirty);
             file.state.lock().dirty = Some(dirty);
             if let Some(node) = tree.node_mut(attr.ino) {
@@ -327,7 +342,18 @@ impl Vfs {
             (attr, file)
         };
         let fh = self.add_handle(file, how, None);
-        Ok((Entry { attr, ttl: self.options.attr_ttl }, OpenedFile { fh, keep_cache: true }))
+        let ttl = if if_taken == Some(IfTaken::Join) { Duration::ZERO } else { self.options.attr_ttl };
+        Ok((Entry { attr, ttl }, OpenedFile { fh, keep_cache: true }))
+    }
+
+    /// What becomes of a new file whose name is taken in the bucket after all: the directory was listed some time ago.
+    fn if_taken(&self, how: OpenHow) -> Option<IfTaken> {
+        match how {
+            OpenHow { exclusive: true, .. } => self.options.exclusive_remote.then_some(IfTaken::Fail),
+            // The last writer of a whole file wins.
+            OpenHow { truncate: true, .. } => None,
+            _ => Some(IfTaken::Join),
+        }
     }
 
     /// Attributes of something new. Where no POSIX metadata is kept, the mount's own hold.

@@ -200,7 +200,11 @@ impl Vfs {
         new: &Attr,
         edit: &(dyn Fn(&mut UserMeta) + Send + Sync),
     ) -> Result<bool, FsError> {
-        let (parent, name, _) = self.place(ino)?;
+        let Ok((parent, name, _)) = self.place(ino) else {
+            // Without a name there is no object to bear it.
+            self.tree.lock().node_mut(ino).ok_or(FsError::Stale)?.attr = *new;
+            return Ok(true);
+        };
         let (path, _change) = self.hold_place(parent, &name).await?;
         let key = self.file_key(&path)?;
         let link = self.tree.lock().node(ino).and_then(|node| node.link.clone());

@@ -6,9 +6,10 @@ use super::attr::{Attr, Kind, Version};
 use super::error::FsError;
 use super::tree::{Link, Listed};
 use super::{Entry, Vfs};
+use crate::base::ObjectKey;
 use crate::base::key::check_name;
 use crate::base::time::now;
-use crate::oss::{Body, PutHeaders};
+use crate::oss::{self, Body, ErrorKind, Outcome, PutHeaders, PutReceipt};
 
 /// An object to be, and the inode that shows it.
 pub(super) struct NewObject {
@@ -69,13 +70,18 @@ impl Vfs {
     /// Puts a new object under a free name, and its inode into the table.
     pub(super) async fn put_new(&self, parent: u64, name: &str, new: NewObject) -> Result<Entry, FsError> {
         self.check_free(parent, name).await?;
-        let key = self.file_key(&self.child_path(parent, name)?)?;
+        let (path, _change) = self.hold_place(parent, name).await?;
+        let key = self.file_key(&path)?;
         if key.has_dot_segment() {
             return Err(FsError::Invalid);
         }
         let NewObject { attr, headers, body, link } = new;
         let size = body.len() as u64;
-        let receipt = self.client.put_object(&key, &Body::Bytes(body), &headers).await?;
+        let sent = PutHeaders { forbid_overwrite: true, ..headers.clone() };
+        let receipt = match self.client.put_object(&key, &Body::Bytes(body), &sent).await {
+            Err(error) if error.kind == ErrorKind::AlreadyExists => self.met(&key, error, size, &headers).await?,
+            other => other?,
+        };
         let version = Version {
             etag: receipt.etag,
             size,
@@ -84,6 +90,25 @@ impl Vfs {
             headers: Some(Box::new(headers)),
         };
         Ok(self.enter_new(parent, name, attr, Some(version), link))
+    }
+
+    /// Something stands at a name that was taken for free: another client's, or, where the reply to a first try was
+    /// lost, what was to be put there.
+    async fn met(
+        &self,
+        key: &ObjectKey,
+        error: oss::Error,
+        size: u64,
+        headers: &PutHeaders,
+    ) -> Result<PutReceipt, FsError> {
+        if error.outcome == Outcome::Unknown {
+            let found = self.client.head_object(key).await?;
+            if found.size == size && found.headers.user_meta == headers.user_meta {
+                return Ok(PutReceipt { etag: found.etag, date: Some(found.last_modified), crc64: found.crc64 });
+            }
+        }
+        self.published_unseen(key);
+        Err(FsError::Exists)
     }
 
     /// Puts the inode of an object that was made just now into the table, counted as a look-up.

@@ -205,6 +205,20 @@ impl Tree {
         }
     }
 
+    /// Has two inodes that have names change places.
+    pub(super) fn exchange(&mut self, one: u64, two: u64) {
+        let places = [one, two].map(|ino| self.nodes.get(&ino).and_then(|node| node.place.clone()));
+        let [Some(first), Some(second)] = places else { return };
+        for (ino, (parent, name)) in [(one, second), (two, first)] {
+            if let Some(dir) = self.dir_mut(parent) {
+                dir.children.insert(name.clone(), ino);
+            }
+            if let Some(node) = self.nodes.get_mut(&ino) {
+                node.place = Some((parent, name));
+            }
+        }
+    }
+
     /// The kernel has got to know the inode once more.
     pub(super) fn add_lookup(&mut self, ino: u64) {
         if let Some(node) = self.nodes.get_mut(&ino) {
@@ -263,7 +277,7 @@ mod tests {
 
     fn attr(ino: u64, kind: Kind) -> Attr {
         let at = SystemTime::UNIX_EPOCH;
-        Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0 }
+        Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0, nlink: 1 }
     }
 
     fn tree() -> Tree {
@@ -281,6 +295,15 @@ mod tests {
         assert_eq!(tree.path(11).as_deref(), Some("e/f"));
         assert_eq!(tree.child(ROOT, "d"), None);
         assert_eq!(tree.child_path(10, "g").as_deref(), Some("e/g"));
+    }
+
+    #[test]
+    fn two_inodes_change_places() {
+        let mut tree = tree();
+        tree.insert(ROOT, "g", attr(12, Kind::File), None);
+        tree.exchange(11, 12);
+        assert_eq!((tree.path(11).as_deref(), tree.path(12).as_deref()), (Some("g"), Some("d/f")));
+        assert_eq!((tree.child(10, "f"), tree.child(ROOT, "g")), (Some(12), Some(11)));
     }
 
     #[test]

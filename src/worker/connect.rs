@@ -29,6 +29,7 @@ pub async fn connect(connection: &ConnectionConfig) -> Result<(Client, Arc<Keepe
             .map_err(|error| ConnectError::Authorities { path: path.display().to_string(), error })?,
     };
     let client = Client::trusting(connection.client_options(keeper.current()), &authorities)?;
+    client.set_credential_source(keeper.clone());
     Ok((client, keeper))
 }
 

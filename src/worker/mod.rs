@@ -6,6 +6,7 @@
 mod connect;
 mod drain;
 mod journal;
+mod reach;
 mod recover;
 mod refusal;
 mod status;
@@ -13,15 +14,17 @@ mod sync;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::base::Budget;
-use crate::base::limits::MIB;
+use crate::base::limits::{KIB, MIB};
 use crate::config::{
-    Access, CloseMode, ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode,
+    Access, CloseMode, ContentType, ExclusiveCreate, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode,
+    SymlinkMode,
 };
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
@@ -47,6 +50,9 @@ const NETWORK_THREADS: usize = 2;
 /// Of the memory limit, what is not for read buffers: bodies on their way up, and the program itself.
 const MEMORY_RESERVE: u64 = 64 * MIB;
 
+/// Least bytes of a block of a reader whose rate is limited.
+const READ_CHUNK_MIN: u64 = 64 * KIB;
+
 /// How long answers on the control socket may take to get out at the end.
 const ANSWERS_MAX: Duration = Duration::from_secs(2);
 
@@ -58,6 +64,8 @@ struct Worker {
     vfs: Arc<Vfs>,
     drain: Drain,
     started_at: std::time::SystemTime,
+    /// The bucket has answered since the start.
+    connected: AtomicBool,
 }
 
 /// Mounts, calls `ready.up()` once the mount answers, and serves until it is unmounted.
@@ -107,33 +115,40 @@ fn assemble(
         runtime.block_on(connect(&config.connection)).map_err(|error| refusal::connection(config, &error))?;
     runtime.spawn(connect::keep_fresh(keeper.clone(), client.clone()));
     let (journal, _writer) = journal::open(&folder.layout().journal())?;
-    let limit = spill_limit(config, folder.layout().root());
+    let limit = spill_limit(config, folder.layout());
     // Parts that are on their way lie on the disk: no more of them than it may hold.
     let workers =
         config.writing.upload_workers.min(usize::try_from(limit / config.writing.part_size).unwrap_or(1).max(1));
-    let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers });
+    let budget = Budget::new(config.memory_limit.saturating_sub(MEMORY_RESERVE).max(16 * MIB));
+    let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers }).within(budget.clone());
     let spill = SpillStore::open_limited(folder, limit);
     let write = WriteEngine::new(upload, spill, config.writing.part_size, runtime.handle().clone());
     write.hide_under(&config.connection.prefix);
-    let budget = Budget::new(config.memory_limit.saturating_sub(MEMORY_RESERVE).max(16 * MIB));
     let mut reading = ReadOptions::new(budget);
     reading.workers = config.reading.download_workers;
+    if let Some(rate) = config.connection.limits.download {
+        // Several requests a second: what one of them brings comes as fast as the line allows.
+        reading.chunk = reading.chunk.min((rate / 4).next_power_of_two().max(READ_CHUNK_MIN));
+        reading.first = reading.first.min(reading.chunk);
+    }
     let read = ReadEngine::new(client.clone(), reading, runtime.handle().clone());
     let (intents, left) = IntentStore::open(folder.layout()).map_err(|error| refusal::replay(config, &error.into()))?;
     let vfs = Vfs::new(vfs_options(config), read, write.clone(), intents, runtime.handle().clone());
-    let probe = runtime.block_on(tokio::time::timeout(config.mount_timeout, vfs.probe()));
-    probe.map_err(|_| refusal::silent(config))?.map_err(|error| refusal::service(config, &error))?;
+    let connected = runtime.block_on(reach::at_start(config, &vfs, &client))?;
     let replay =
         Replay::prepare(&write, mode_of(config.writing.recover)).map_err(|error| refusal::replay(config, &error))?;
     let drain = Drain::new(vfs.clone(), replay.sessions());
-    let worker = Worker { config: config.clone(), client, keeper, vfs, drain, started_at: crate::base::time::now() };
+    let (config, started_at, connected) = (config.clone(), crate::base::time::now(), AtomicBool::new(connected));
+    let worker = Worker { config, client, keeper, vfs, drain, started_at, connected };
     Ok((worker, replay, left))
 }
 
-/// Bytes that spill files may take: what was asked for, else half of what is free on their disk.
-fn spill_limit(config: &MountConfig, folder: &std::path::Path) -> u64 {
+/// Bytes that spill files may take: what was asked for, else half of what is free on their disk, what lies there
+/// already aside.
+fn spill_limit(config: &MountConfig, layout: &Layout) -> u64 {
+    let folder = layout.root();
     config.writing.spill_limit.unwrap_or_else(|| match crate::spill::free_bytes(folder) {
-        Ok(free) => free / 2,
+        Ok(free) => crate::spill::spilled_bytes(layout).saturating_add(free / 2),
         Err(error) => {
             log::warn!("{}: {error}; --spill-limit is not set", folder.display());
             u64::MAX
@@ -176,6 +191,7 @@ fn vfs_options(config: &MountConfig) -> VfsOptions {
         list_ttl: files.list_ttl,
         read_only: files.read_only,
         close_local: config.writing.close == CloseMode::Local,
+        exclusive_remote: config.writing.exclusive_create == ExclusiveCreate::Remote,
         fsync_remote: config.writing.fsync == FsyncMode::Remote,
         publish_killed: config.writing.on_kill == OnKill::Publish,
         capacity: files.capacity,
@@ -218,9 +234,13 @@ fn serve(
     if !worker.config.files.read_only {
         runtime.spawn(recover::expire(worker.clone()));
     }
-    worker.vfs.refresh_usage();
     if let Some(after) = worker.config.writing.publish_after {
         worker.vfs.publish_after(after);
+    }
+    if worker.connected.load(Ordering::Relaxed) {
+        worker.vfs.refresh_usage();
+    } else {
+        runtime.spawn(reach::later(worker.clone()));
     }
     let posix = worker.config.files.metadata == MetadataMode::Posix;
     let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix);

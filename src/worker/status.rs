@@ -1,11 +1,14 @@
 //! What `status` tells of a mount.
 
+use std::sync::atomic::Ordering;
+
 use super::Worker;
 use crate::base::time::rfc3339;
 use crate::control::protocol::{
-    LastError, MemoryStatus, MountState, MountStatus, Pending, RequestCount, SpillStatus, UploadState, UploadStatus,
+    BreakerState, LastError, MemoryStatus, MountState, MountStatus, Pending, RequestCount, SpillStatus, UploadState,
+    UploadStatus,
 };
-use crate::oss::Stats;
+use crate::oss::{self, Stats};
 use crate::replay;
 use crate::spill::Phase;
 use crate::write::FileStatus;
@@ -22,7 +25,7 @@ pub(super) fn of(worker: &Worker) -> MountStatus {
         bucket: config.connection.bucket.clone(),
         prefix: config.connection.prefix.as_str().to_owned(),
         endpoint: config.connection.endpoint.to_string(),
-        state: state(worker),
+        state: state(worker, &stats),
         worker_pid: Some(std::process::id()),
         started_at: Some(rfc3339(worker.started_at)),
         pending: worker.drain.pending(),
@@ -38,6 +41,12 @@ pub(super) fn of(worker: &Worker) -> MountStatus {
         bytes_up: Some(stats.bytes_up),
         bytes_down: Some(stats.bytes_down),
         last_error: last_error(&stats),
+        breaker: Some(match stats.breaker {
+            oss::BreakerState::Closed => BreakerState::Closed,
+            oss::BreakerState::Open => BreakerState::Open,
+            oss::BreakerState::HalfOpen => BreakerState::HalfOpen,
+        }),
+        degraded_since: stats.degraded_since.map(rfc3339),
         requests: stats
             .requests
             .iter()
@@ -47,9 +56,13 @@ pub(super) fn of(worker: &Worker) -> MountStatus {
     }
 }
 
-fn state(worker: &Worker) -> MountState {
+fn state(worker: &Worker, stats: &Stats) -> MountState {
     if worker.drain.is_draining() {
         MountState::Draining
+    } else if !worker.connected.load(Ordering::Relaxed) {
+        MountState::Offline
+    } else if stats.degraded_since.is_some() {
+        MountState::Degraded
     } else if worker.config.files.read_only {
         MountState::ReadOnly
     } else {

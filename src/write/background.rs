@@ -122,7 +122,8 @@ impl DirtyFile {
             }
             match self.publish().await {
                 Ok(_) | Err(WriteError::Retired) => return,
-                Err(WriteError::Stale) => return self.keep_in_background(CONFLICT).await,
+                Err(error) if error.is_conflict() => return self.keep_in_background(CONFLICT).await,
+                Err(error @ WriteError::Lost) => return self.keep_in_background(&error.to_string()).await,
                 Err(_) => pause = (pause * 2).clamp(RETRY_PAUSE.0 * 2, RETRY_PAUSE.1),
             }
         }

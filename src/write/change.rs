@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use super::file::{DirtyFile, Step};
 use super::{Published, WriteError};
+use crate::base::caller::wait;
 use crate::base::time::now;
 use crate::base::{ByteRange, ETag, ObjectKey};
 use crate::spill::{HeaderRecord, Phase, SessionDir, SpillError, Times};
@@ -126,6 +127,27 @@ impl DirtyFile {
         self.rewrite_record()
     }
 
+    /// A time that was set holds until the bytes change, also for whoever reads the session file.
+    pub(super) fn forget_set_time(&self) -> Result<(), WriteError> {
+        let is_set = |file: &Self| {
+            let state = file.state.lock();
+            state.record.times.mtime.is_some() && !state.gated && !state.ended && state.retired.is_none()
+        };
+        if !is_set(self) {
+            return Ok(());
+        }
+        let _structure = self.structure.lock();
+        if !is_set(self) {
+            return Ok(());
+        }
+        {
+            let mut state = self.state.lock();
+            state.record.times.mtime = None;
+            state.last_write = now();
+        }
+        self.rewrite_record()
+    }
+
     /// Replaces the attributes that will be published with the file.
     ///
     /// # Errors
@@ -157,13 +179,28 @@ impl DirtyFile {
 
     /// Notes that a writer appends: what it wrote is published even if that writer is killed.
     pub fn mark_append(&self) {
+        if self.state.lock().record.append {
+            return;
+        }
+        let _structure = self.structure.lock();
         self.state.lock().record.append = true;
+        if let Err(error) = self.rewrite_record() {
+            log::error!("{}: {error}", self.name());
+        }
     }
 
     /// Notes that a writer was killed. Whether the release that follows must keep the session unpublished.
     pub fn mark_killed(&self) -> bool {
         let mut state = self.state.lock();
         state.killed = !state.record.append && !state.record.phase.is_promised();
+        state.killed
+    }
+
+    /// The same for a writer whose close was interrupted.
+    pub fn mark_interrupted(&self) -> bool {
+        let mut state = self.state.lock();
+        let promised = state.was_promised || state.record.phase == Phase::Synced;
+        state.killed = !state.record.append && !promised && state.retired.is_none();
         state.killed
     }
 
@@ -206,7 +243,7 @@ impl DirtyFile {
     /// # Errors
     /// `Retired` where it was published meanwhile: then the object must be renamed.
     pub async fn rename(&self, key: ObjectKey, object: Option<Rekeyed>) -> Result<(), WriteError> {
-        let _one = self.publishing.lock().await;
+        let _one = wait(self.publishing.lock()).await?;
         self.detach(Some(key), object)
     }
 
@@ -247,7 +284,7 @@ impl DirtyFile {
     /// # Errors
     /// `Retired` where it was published meanwhile: then the object must be deleted.
     pub async fn unlink(&self, kept: Option<Rekeyed>) -> Result<(), WriteError> {
-        let _one = self.publishing.lock().await;
+        let _one = wait(self.publishing.lock()).await?;
         self.detach(None, kept)
     }
 
@@ -261,6 +298,10 @@ impl DirtyFile {
             }
             // One at a key of the program's own goes along.
             transfer = if state.hidden { None } else { state.let_go() };
+            // What stands at another name is looked at by whoever gives it.
+            if state.record.key != key {
+                state.if_taken = None;
+            }
             state.record.key = key;
             if let Some(object) = object {
                 state.record.follow(&object.before, &object.key, &object.after);
@@ -291,7 +332,7 @@ impl DirtyFile {
 
     /// Ends the session without publishing it; its bytes are gone. `Some` where it had been published already.
     pub async fn discard(&self) -> Result<Option<Published>, WriteError> {
-        let _one = self.publishing.lock().await;
+        let _one = wait(self.publishing.lock()).await?;
         {
             let _structure = self.structure.lock();
             let (dir, transfer) = {
@@ -370,7 +411,7 @@ impl super::state::State {
         self.record.base_valid = self.record.base_valid.min(size);
         self.record.extent = size;
         self.touch(ByteRange::new(size, old));
-        self.copies.retain(|_, (range, _)| range.end <= size);
+        self.others.retain(|_, other| other.range.end <= size);
         let cut =
             void_pieces(self.plan.piece_size(), size, self.pieces.iter().map(|(index, piece)| (*index, piece.len)));
         for (index, left) in &cut {

@@ -12,8 +12,10 @@ use tokio::sync::Notify;
 
 use super::state::{Piece, Running, State};
 use super::{WriteEngine, WriteError};
+use crate::base::caller::wait;
 use crate::base::time::{micros, now};
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId};
+use crate::oss::PutHeaders;
 use crate::spill::{Base, Filling, HeaderRecord, Lease, Phase, SessionDir, SessionRecord, Times};
 use crate::upload::{Plan, Transfer};
 
@@ -70,6 +72,8 @@ pub struct DirtyFile {
 /// One spill file that a write goes to.
 struct Target {
     index: u64,
+    /// Where the spill file begins, in the file being written.
+    piece_start: u64,
     file: Arc<File>,
     /// The bytes, in the file being written.
     range: ByteRange,
@@ -230,12 +234,11 @@ impl DirtyFile {
         let mut done = Vec::with_capacity(targets.len());
         for mut target in targets {
             if result.is_ok() {
-                result = target.write(data, range, &self.state);
+                result = target.write(data, range);
             }
             done.push(target);
         }
-        let full = self.end_write(range, done, result.is_ok());
-        drop(room);
+        let full = self.end_write(range, done, room, result.is_ok());
         for number in full {
             self.send_in_background(number);
         }
@@ -250,6 +253,9 @@ impl DirtyFile {
     }
 
     fn begin_write(&self, range: ByteRange, data: &[u8], over_limit: bool) -> Result<Result<Begun, Step>, WriteError> {
+        if let Some(begun) = self.begin_at_once(range, over_limit) {
+            return Ok(Ok(begun));
+        }
         if let Some(step) = self.enter(range.end)? {
             return Ok(Err(step));
         }
@@ -260,10 +266,25 @@ impl DirtyFile {
         targets
     }
 
+    /// Begins a write to spill files that are open already, with one look at the state: nearly every write is one.
+    fn begin_at_once(&self, range: ByteRange, over_limit: bool) -> Option<Begun> {
+        let mut state = self.state.lock();
+        let may_change = matches!(state.may_change(), Ok(None)) && !state.is_closed();
+        if !may_change || over_limit || range.end > state.plan.size_max() || state.is_any_away(range) {
+            return None;
+        }
+        let room = self.engine.spill().gauge().take(state.growth(range))?;
+        let targets = state.targets(range).ok()?;
+        state.in_flight += 1;
+        state.changed = true;
+        Some((targets, room))
+    }
+
     /// Counts a write as under way: until it leaves, the file is neither finished nor made shorter.
     fn enter(&self, end: u64) -> Result<Option<Step>, WriteError> {
         loop {
             self.reopen()?;
+            self.forget_set_time()?;
             let mut state = self.state.lock();
             if let Some(step) = state.may_change()? {
                 return Ok(Some(step));
@@ -361,30 +382,29 @@ impl DirtyFile {
     }
 
     /// Takes note of what was written; tells which parts became full.
-    fn end_write(&self, range: ByteRange, targets: Vec<Target>, ok: bool) -> Vec<PartNumber> {
+    fn end_write(&self, range: ByteRange, targets: Vec<Target>, room: Lease, ok: bool) -> Vec<PartNumber> {
         let at = now();
         let mut state = self.state.lock();
+        let mut grown = 0;
         for target in targets {
-            let start = state.plan.piece_range(target.index).start;
-            let len = state.pieces.get_mut(&target.index).map(|piece| {
-                piece.end_write(target.running);
-                piece.unsynced = true;
-                piece.writers -= 1;
-                if ok {
-                    return piece.len.max(target.range.end - start);
-                }
+            let Some(piece) = state.pieces.get_mut(&target.index) else { continue };
+            piece.end_write(target.running);
+            piece.unsynced = true;
+            let before = piece.len;
+            piece.len = if ok {
+                before.max(target.range.end - target.piece_start)
+            } else {
                 // Part of it may have been written. What lies past the old end goes: a full disk needs the room.
                 if piece.writers == 0
-                    && let Err(error) = target.file.set_len(piece.len)
+                    && let Err(error) = target.file.set_len(before)
                 {
                     log::debug!("a spill file cannot be shortened: {error}");
                 }
-                target.file.metadata().map_or(piece.len, |meta| meta.len())
-            });
-            if let Some(len) = len {
-                state.set_len(target.index, len);
-            }
+                target.file.metadata().map_or(before, |meta| meta.len().max(before))
+            };
+            grown += piece.len - before;
         }
+        state.lease.settle(room, grown);
         state.touch(range);
         let mut full = Vec::new();
         if ok {
@@ -396,8 +416,12 @@ impl DirtyFile {
         }
         (state.last_write, state.last_change) = (at, at);
         state.record.times.mtime = None;
+        state.in_flight -= 1;
+        let is_last = state.in_flight == 0;
         drop(state);
-        self.leave();
+        if is_last {
+            self.changed.notify_waiters();
+        }
         full
     }
 
@@ -457,7 +481,11 @@ impl DirtyFile {
                 segments.push(Segment::Base(from_base));
             }
             if from_base.len() < want.len() {
-                segments.push(Segment::Zeros(want.len() - from_base.len()));
+                let zeros = want.len() - from_base.len();
+                match segments.last_mut() {
+                    Some(Segment::Zeros(len)) => *len += zeros,
+                    _ => segments.push(Segment::Zeros(zeros)),
+                }
             }
         }
         Ok(segments)
@@ -496,21 +524,20 @@ impl DirtyFile {
         match step {
             Step::Done => return Ok(true),
             Step::Fetch(index) => self.fetch_piece(index).await?,
-            Step::Busy => self.wait_until(|state| (state.in_flight == 0).then_some(())).await,
-            Step::Gated => self.wait_until(|state| (!state.gated).then_some(())).await,
+            Step::Busy => wait(self.wait_until(|state| (state.in_flight == 0).then_some(()))).await?,
+            Step::Gated => wait(self.wait_until(|state| (!state.gated).then_some(()))).await?,
             Step::Checkpoint => self.checkpoint().await?,
-            Step::NoRoom(bytes) => drop(self.engine.make_room(bytes).await),
-            Step::DiskFull => self.engine.wait_for_disk().await?,
+            Step::NoRoom(bytes) => drop(wait(self.engine.make_room(bytes)).await?),
+            Step::DiskFull => wait(self.engine.wait_for_disk()).await??,
         }
         Ok(false)
     }
 }
 
 impl Target {
-    fn write(&mut self, data: &[u8], whole: ByteRange, state: &Mutex<State>) -> io::Result<()> {
-        let piece_start = { state.lock().plan.piece_range(self.index).start };
+    fn write(&mut self, data: &[u8], whole: ByteRange) -> io::Result<()> {
         let bytes = &data[(self.range.start - whole.start) as usize..(self.range.end - whole.start) as usize];
-        let written = self.file.write_all_at(bytes, self.range.start - piece_start);
+        let written = self.file.write_all_at(bytes, self.range.start - self.piece_start);
         // What failed has changed nothing before its own start: a sum up to there still holds.
         if let (Ok(()), Some(running)) = (&written, &mut self.running) {
             running.crc.update(bytes);
@@ -549,8 +576,7 @@ impl State {
                 Some(running) if running.upto == within => Some(running),
                 _ => None,
             };
-            piece.writers += 1;
-            targets.push(Target { index, file, range: part, running });
+            targets.push(Target { index, piece_start: piece_range.start, file, range: part, running });
         }
         Ok(targets)
     }
@@ -572,7 +598,8 @@ impl State {
                 true => engine.hidden_key(self.record.id, self.record.checkpoints)?,
                 false => self.record.key.clone()?,
             };
-            let headers = self.multipart_headers();
+            let forbid_overwrite = self.if_taken.is_some() && !self.hidden;
+            let headers = PutHeaders { forbid_overwrite, ..self.multipart_headers() };
             let upload = engine.0.upload.clone();
             self.transfer = Some(Arc::new(Transfer::new(upload, self.record.id, key, headers, self.record.piece_size)));
         }

@@ -14,7 +14,7 @@ use crate::base::limits::PRIVATE_DIR;
 use crate::base::{ETag, ObjectKey, Prefix, SessionId};
 use crate::oss::{self, ErrorKind, Operation, Outcome};
 use crate::spill::{Base, HeldPart, HeldUpload, Phase, SessionDir, SessionRecord};
-use crate::upload::{Finished, PartOutcome, Plan, Transfer};
+use crate::upload::{Finished, PartOutcome, Plan, Transfer, whole_crc};
 
 /// A spill that holds fewer parts than this sends all larger files by way of a hidden key: most of them will have
 /// to leave the disk, and a key chosen too late costs sending twice.
@@ -86,6 +86,9 @@ impl Leftover {
         if let Some(base) = self.record.base.as_ref().filter(|_| self.record.is_base_hidden()) {
             clear &= self.engine.delete_hidden(&base.key).await;
         }
+        if self.record.zeros {
+            clear &= self.engine.delete_zeros(self.record.id).await;
+        }
         if clear && let Err(error) = self.dir.discard() {
             log::error!("{error}");
         }
@@ -130,13 +133,17 @@ impl DirtyFile {
     /// caller holds the gate.
     pub(super) async fn complete_hidden(self: &Arc<Self>) -> Result<(), WriteError> {
         self.send_jobs().await?;
-        let (transfer, parts) = self.outcomes().ok_or(WriteError::Retired)?;
+        let (transfer, mut parts) = self.outcomes().ok_or(WriteError::Retired)?;
         self.note_held()?;
-        let done = async {
-            let crc = transfer.expected_crc(&parts).await?;
-            transfer.complete(&parts, crc).await
+        let told = transfer.learn_sums(&mut parts).await;
+        if told.is_ok() {
+            self.check_fetched(&parts)?;
+        }
+        let done = match told {
+            Ok(()) => transfer.complete(&parts, whole_crc(&parts)).await,
+            Err(error) => Err(error),
         };
-        let done = match done.await {
+        let done = match done {
             Err(error) if error.kind == ErrorKind::NoSuchUpload => return Err(self.lost_upload(&transfer, error)),
             other => other?,
         };
@@ -249,7 +256,7 @@ impl State {
             false => self.record.base.as_mut(),
         };
         if let Some(base) = visible {
-            (base.key, base.etag) = (key, etag);
+            (base.key, base.etag, base.crc64) = (key, etag, None);
             self.base_seen = Some(std::time::Instant::now());
         }
     }
@@ -278,7 +285,9 @@ impl State {
             self.remove_piece(index);
         }
         self.parts.clear();
-        self.copies.clear();
+        self.others.clear();
+        self.copying.clear();
+        self.fetched.clear();
         self.away.clear();
         (self.transfer, self.hidden, self.cursor) = (None, false, None);
     }

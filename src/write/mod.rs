@@ -13,12 +13,15 @@ mod fence;
 mod fetch;
 mod file;
 mod hidden;
+mod jobs;
+mod meet;
 mod publish;
 mod restore;
 mod room;
 mod sparse;
 mod state;
 mod status;
+mod zeros;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -32,8 +35,10 @@ pub use file::{DirtyFile, Segment, Step};
 pub use publish::{CONFLICT, Published};
 pub use restore::Restored;
 pub use sparse::Seek;
+pub use state::IfTaken;
 pub use status::FileStatus;
 
+use crate::base::caller::Cut;
 use crate::base::{ObjectKey, SessionId};
 use crate::oss;
 use crate::spill::{SpillError, SpillStore};
@@ -55,13 +60,33 @@ pub enum WriteError {
     /// Another client changed the object that is being edited.
     #[error("another client changed the object that is being edited")]
     Stale,
+    /// Whoever asked waits no more.
+    #[error(transparent)]
+    Cut(#[from] Cut),
+    /// Another client was first to create the file that had to be new.
+    #[error("another client has created it first")]
+    Taken,
     #[error(transparent)]
     Oss(#[from] oss::Error),
 }
 
 impl WriteError {
+    /// Whether another client's change is in the way: trying again is of no use.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Stale | Self::Taken)
+    }
+
     pub(crate) fn is_disk_full(&self) -> bool {
         matches!(self, Self::Spill { errno: Some(libc::ENOSPC | libc::EDQUOT), .. })
+    }
+
+    /// Whether it was whoever asked that ended it.
+    pub fn is_interruption(&self) -> bool {
+        match self {
+            Self::Cut(cut) => *cut == Cut::Interrupted,
+            Self::Oss(error) => error.kind == oss::ErrorKind::Interrupted,
+            _ => false,
+        }
     }
 }
 

@@ -14,13 +14,15 @@ use super::fence::Change;
 use super::fetch::stale_if_changed;
 use super::file::DirtyFile;
 use super::hidden::{Leftover, corrupt};
-use super::state::{Job, State};
+use super::jobs::{Job, Other, Source};
+use super::state::State;
+use crate::base::caller::{Patience, inherit, interruptible, within};
 use crate::base::limits::GIB;
 use crate::base::time::now;
-use crate::base::{ByteRange, ETag, ObjectKey, PartNumber};
+use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, crc64};
 use crate::oss::{CopyOptions, ErrorKind, Outcome, PutHeaders};
-use crate::spill::{Phase, SpillBody};
-use crate::upload::{Finished, PartOutcome, Transfer};
+use crate::spill::{Base, Phase, SpillBody};
+use crate::upload::{Finished, PartOutcome, Standing, Transfer, replace_headers, whole_crc};
 
 /// How fresh a look at the base must be to spare another before it is replaced.
 const BASE_FRESH: Duration = Duration::from_secs(1);
@@ -30,6 +32,9 @@ const COPY_BYTES_MAX: u64 = GIB;
 pub const CONFLICT: &str = "another client changed the object";
 /// The pause before a failed publication is tried again in the background, doubled up to the second.
 pub(super) const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How long a failing request is tried there: writers wait meanwhile, and there is always another time.
+const BACKGROUND_PATIENCE: Patience = Patience::Brief(Duration::from_secs(10));
 
 /// The object that a session has become.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,17 +68,37 @@ impl DirtyFile {
     /// # Errors
     /// The bytes are kept, and the session file says that they are to be published. `Stale`: another client
     /// changed the object that was edited.
-    /// Whoever asked may go away: it goes on to its end all the same, so that what the service did is known.
+    /// Whoever asked may go away, or be interrupted: it goes on to its end all the same, so that what the service did
+    /// is known.
     pub async fn publish(self: &Arc<Self>) -> Result<Published, WriteError> {
-        let file = self.clone();
-        let done = self.engine.runtime().spawn(async move { file.publish_to_the_end().await }).await;
-        done.unwrap_or_else(|error| {
-            Err(WriteError::Spill { message: format!("the process is ending: {error}"), errno: None })
-        })
+        self.publish_unless(|| false).await
+    }
+
+    /// The same for a writer that closes the file. When it is interrupted, and is not one whose bytes are published
+    /// whatever becomes of it, the publication ends too, and the release that follows keeps the session.
+    pub async fn publish_for_writer(self: &Arc<Self>) -> Result<Published, WriteError> {
+        self.publish_unless(|| self.mark_interrupted()).await
+    }
+
+    /// `gives_up` is asked when whoever waits is interrupted.
+    async fn publish_unless(self: &Arc<Self>, gives_up: impl FnOnce() -> bool) -> Result<Published, WriteError> {
+        let (file, caller) = (self.clone(), inherit());
+        let work = Box::pin(caller.clone().scope(async move { file.publish_to_the_end().await }));
+        match interruptible(self.engine.runtime().spawn(work)).await {
+            Ok(done) => done.unwrap_or_else(|error| {
+                Err(WriteError::Spill { message: format!("the process is ending: {error}"), errno: None })
+            }),
+            Err(cut) => {
+                if gives_up() {
+                    caller.interrupt();
+                }
+                Err(cut.into())
+            }
+        }
     }
 
     async fn publish_to_the_end(self: &Arc<Self>) -> Result<Published, WriteError> {
-        let _entered = self.enter_publication().await;
+        let _entered = interruptible(self.enter_publication()).await?;
         {
             let state = self.state.lock();
             if let Some(published) = &state.retired {
@@ -86,6 +111,7 @@ impl DirtyFile {
         let result = self.publish_once().await;
         match &result {
             Ok(published) => log::debug!("{}: published, {} bytes", published.key, published.size),
+            Err(error) if error.is_interruption() => log::debug!("{}: {error}", self.name()),
             Err(error) => self.note_failure(error),
         }
         result
@@ -106,7 +132,7 @@ impl DirtyFile {
         }
     }
 
-    async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
+    pub(super) async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
         match self.try_publish().await {
             // The upload was lost on the way and let go of: the bytes are all here, so they go again, once.
             Err(WriteError::Oss(error)) if error.kind == ErrorKind::NoSuchUpload => self.try_publish().await,
@@ -123,7 +149,10 @@ impl DirtyFile {
             !state.is_small() && !state.is_copy()
         };
         if by_parts {
-            self.send_jobs().await?;
+            match self.send_jobs().await {
+                Err(error) if self.has_met(&error) => {}
+                other => other?,
+            }
         }
         let _gate = self.close_gate().await;
         {
@@ -137,11 +166,23 @@ impl DirtyFile {
         if is_detour {
             self.complete_hidden().await?;
         }
-        let is_copy = self.state.lock().is_copy();
-        if is_copy {
-            return self.finish_copy().await;
+        match self.finish().await {
+            Err(error) if self.has_met(&error) => self.meet().await,
+            other => other,
         }
-        if self.state.lock().is_small() { self.finish_small().await } else { self.finish_large().await }
+    }
+
+    /// Sends what is missing, behind the gate.
+    pub(super) async fn finish(self: &Arc<Self>) -> Result<Published, WriteError> {
+        let (is_copy, is_small) = {
+            let state = self.state.lock();
+            (state.is_copy(), state.is_small())
+        };
+        match (is_copy, is_small) {
+            (true, _) => self.finish_copy().await,
+            (_, true) => self.finish_small().await,
+            _ => self.finish_large().await,
+        }
     }
 
     /// Holds writes back, and waits for those under way.
@@ -157,6 +198,7 @@ impl DirtyFile {
     pub(super) fn note_closing(&self) -> Result<(), WriteError> {
         {
             let mut state = self.state.lock();
+            state.was_promised |= state.record.phase.is_promised();
             state.record.phase = Phase::Closing;
             (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
         }
@@ -173,11 +215,11 @@ impl DirtyFile {
             self.fetch_piece(index).await?;
         }
         self.check_base().await?;
-        let (key, body, headers, transfer) = {
+        let (key, body, headers, transfer, must_be_new) = {
             let mut state = self.state.lock();
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
             let body = SpillBody::new(state.dir.clone(), state.record.piece_size, ByteRange::new(0, state.size));
-            (key, body, state.put_headers(), state.let_go())
+            (key, body, state.put_headers(), state.let_go(), state.if_taken.is_some())
         };
         self.give_up(transfer);
         if self.state.lock().uses_base() {
@@ -187,7 +229,8 @@ impl DirtyFile {
             })?;
             self.note_completing(Some(crc))?;
         }
-        let done = self.engine.upload().put(&key, body, &headers).await?;
+        let sent = PutHeaders { forbid_overwrite: must_be_new, ..headers.clone() };
+        let done = self.engine.upload().put(&key, body, &sent).await?;
         self.conclude(key, done, headers, State::put_headers).await
     }
 
@@ -197,11 +240,11 @@ impl DirtyFile {
         if is_detour {
             self.check_base().await?;
         }
-        let (key, base, headers, transfer) = {
+        let (key, base, headers, transfer, forbid_overwrite) = {
             let mut state = self.state.lock();
             let base = state.record.base.clone().ok_or(WriteError::Retired)?;
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
-            (key, base, state.put_headers(), state.let_go())
+            (key, base, state.put_headers(), state.let_go(), state.if_taken.is_some())
         };
         self.give_up(transfer);
         if base.size > COPY_BYTES_MAX && headers.storage_class.is_some() {
@@ -211,9 +254,9 @@ impl DirtyFile {
             self.note_completing(base.crc64)?;
         }
         let options =
-            CopyOptions { if_match: Some(base.etag.clone()), replace: Some(headers.clone()), ..CopyOptions::default() };
-        let client = self.engine.upload().client();
-        let done = match (client.copy_object(&base.key, &key, &options).await, base.crc64) {
+            CopyOptions { if_match: Some(base.etag.clone()), replace: Some(headers.clone()), forbid_overwrite };
+        let upload = self.engine.upload();
+        let done = match (upload.client().copy_object(&base.key, &key, &options).await, base.crc64) {
             (Ok(receipt), Some(crc)) if receipt.crc64.is_some_and(|told| told != crc) => return Err(corrupt(&key)),
             (Ok(receipt), crc) => {
                 let crc64 = receipt.crc64.or(crc);
@@ -223,8 +266,10 @@ impl DirtyFile {
                 log::debug!("{error}; copying it part by part");
                 return self.finish_large().await;
             }
-            (Err(error), Some(crc)) if error.outcome == Outcome::Unknown => {
-                self.engine.upload().settle(&key, base.size, crc, &headers).await?.ok_or(error)?
+            // Its reply was lost, and a repetition finds that a copy onto itself has changed the ETag.
+            (Err(error), Some(crc64)) if error.outcome == Outcome::Unknown => {
+                let settled = upload.settle(&key, base.size, crc64, &headers).await?;
+                settled.ok_or_else(|| stale_if_changed(error))?
             }
             (Err(error), _) => return Err(stale_if_changed(error)),
         };
@@ -248,13 +293,17 @@ impl DirtyFile {
             }
             other => (transfer, other?),
         };
-        self.conclude(transfer.key().clone(), finished, transfer.headers().clone(), State::multipart_headers).await
+        let headers = PutHeaders { forbid_overwrite: false, ..transfer.headers().clone() };
+        self.conclude(transfer.key().clone(), finished, headers, State::multipart_headers).await
     }
 
     async fn complete(&self, transfer: &Transfer, parts: &[(PartNumber, PartOutcome)]) -> Result<Finished, WriteError> {
-        let crc = transfer.expected_crc(parts).await?;
+        let mut parts = parts.to_vec();
+        transfer.learn_sums(&mut parts).await?;
+        self.check_fetched(&parts)?;
+        let crc = whole_crc(&parts);
         self.note_completing(crc)?;
-        Ok(transfer.complete(parts, crc).await?)
+        Ok(transfer.complete(&parts, crc).await?)
     }
 
     /// Says in the session file of an edit what object is about to replace the one that is edited.
@@ -337,9 +386,8 @@ impl DirtyFile {
                 return Ok(published);
             }
             let now_wanted = wanted(&self.state.lock());
-            let (if_match, replace) = (Some(done.etag.clone()), Some(now_wanted.clone()));
-            let options = CopyOptions { if_match, replace, ..CopyOptions::default() };
-            match self.engine.upload().client().copy_object(&key, &key, &options).await {
+            let object = Standing { key: &key, etag: &done.etag, size: done.size, crc64: done.crc64 };
+            match replace_headers(self.engine.upload().client(), object, &now_wanted).await {
                 Ok(receipt) => {
                     done.modified = receipt.last_modified.or(done.modified);
                     (done.etag, headers) = (receipt.etag, now_wanted);
@@ -386,6 +434,12 @@ impl DirtyFile {
             if missing.iter().any(|job| self.state.lock().away.contains(&job.number)) {
                 return Err(WriteError::Lost);
             }
+            let zeros = missing.iter().filter(|job| job.source == Source::Zeros).map(|job| job.range.len()).max();
+            if let Some(len) = zeros
+                && !self.prepare_zeros(len).await?
+            {
+                continue;
+            }
             // All of them run to their end: one that was dropped half-way would count as on its way for ever.
             let sent = join_all(missing.iter().map(|job| self.run(job))).await;
             sent.into_iter().collect::<Result<(), _>>()?;
@@ -398,46 +452,56 @@ impl DirtyFile {
     }
 
     async fn run(self: &Arc<Self>, job: &Job) -> Result<(), WriteError> {
-        if job.copy { self.copy_part(job).await } else { self.send_part(job.number).await }
+        match job.source {
+            Source::Local => self.send_part(job.number).await,
+            _ => self.send_other(job).await,
+        }
     }
 
-    async fn copy_part(&self, job: &Job) -> Result<(), WriteError> {
-        let (transfer, base) = {
-            let mut state = self.state.lock();
-            let base = state.record.base.clone().ok_or(WriteError::Retired)?;
-            (state.transfer(&self.engine).ok_or(WriteError::Retired)?, base)
-        };
-        let copied = transfer.copy_part(job.number, &base.key, job.range, &base.etag).await;
-        let outcome = match copied {
-            Err(error) if error.kind == ErrorKind::NoSuchUpload => return Err(self.lost_upload(&transfer, error)),
-            other => other.map_err(stale_if_changed)?,
+    /// Brings what is no part of the plan to the service: a copy, or a slice of a part.
+    async fn send_other(&self, job: &Job) -> Result<(), WriteError> {
+        // One thing at a time under one number: which of two came last, nobody could tell.
+        let work = self.wait_until(|state| state.take_other(job, &self.engine)).await;
+        let Some((transfer, from)) = work else { return Err(WriteError::Retired) };
+        let sent = match from {
+            From::Copy(base, range) => transfer.copy_part(job.number, &base.key, range, &base.etag).await,
+            From::Slice(generation, body) => transfer.send_part(job.number, generation, body).await,
         };
         let owned = {
             let mut state = self.state.lock();
             let owned = state.owns(&transfer);
             if owned {
-                state.copies.insert(job.number, (job.range, outcome));
+                state.copying.remove(&job.number);
+                if let Ok(outcome) = &sent {
+                    state.note_other(job, outcome.clone());
+                }
             }
             owned
         };
+        self.changed.notify_waiters();
         if !owned {
             transfer.abort().await;
+            return Ok(());
         }
-        Ok(())
+        match sent {
+            Err(error) if error.kind == ErrorKind::NoSuchUpload => Err(self.lost_upload(&transfer, error)),
+            Err(error) if job.source == Source::Base => Err(stale_if_changed(error)),
+            Err(error) if job.source == Source::Zeros => {
+                self.state.lock().zeros = None;
+                Err(error.into())
+            }
+            other => Ok(other.map(drop)?),
+        }
     }
 
     /// Sends a part as it is now, unless that was done; waits where it is on its way.
     pub(super) async fn send_part(self: &Arc<Self>, number: PartNumber) -> Result<(), WriteError> {
-        let work = self.wait_until(|state| state.take_part(number, &self.engine)).await;
+        let work = interruptible(self.wait_until(|state| state.take_part(number, &self.engine))).await?;
         let Some((generation, transfer, body)) = work else { return Ok(()) };
         let sent = transfer.send_part(number, generation, body).await;
         let result = {
             let mut state = self.state.lock();
-            state.owns(&transfer).then(|| {
-                let part = state.parts.entry(number).or_default();
-                part.sending = None;
-                sent.map(|outcome| part.sent = Some((generation, outcome)))
-            })
+            state.owns(&transfer).then(|| state.note_part(number, generation, sent))
         };
         self.changed.notify_waiters();
         self.engine.spill().gauge().nudge();
@@ -505,7 +569,7 @@ impl DirtyFile {
         {
             let mut state = self.state.lock();
             state.record.error = Some(error.to_string());
-            if !matches!(error, WriteError::Stale) {
+            if !error.is_conflict() {
                 state.promise();
             }
         }
@@ -537,18 +601,22 @@ impl DirtyFile {
         let file = self.clone();
         self.engine.runtime().spawn(async move {
             let mut pause = pause;
+            let client = file.engine.upload().client();
             loop {
-                tokio::time::sleep(pause).await;
-                match file.publish().await {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = client.recovered() => {}
+                }
+                // Not while it is being published: writers would wait, and need not.
+                client.reachable().await;
+                match within(BACKGROUND_PATIENCE, file.publish()).await {
                     Ok(_) | Err(WriteError::Retired) => break,
-                    Err(WriteError::Stale) => {
+                    Err(error) if error.is_conflict() => {
                         file.keep_in_background(CONFLICT).await;
                         break;
                     }
                     Err(error @ WriteError::Lost) => {
-                        if let Err(error) = file.keep(&error.to_string()).await {
-                            log::error!("{}: {error}", file.name());
-                        }
+                        file.keep_in_background(&error.to_string()).await;
                         break;
                     }
                     Err(_) => pause = (pause * 2).clamp(RETRY_PAUSE.0, RETRY_PAUSE.1),
@@ -559,7 +627,58 @@ impl DirtyFile {
     }
 }
 
+/// Where the bytes of a copy or a slice are.
+enum From {
+    Copy(Base, ByteRange),
+    Slice(u64, SpillBody),
+}
+
 impl State {
+    /// The work of [`DirtyFile::send_other`]: `None` while something else is on its way under the number.
+    fn take_other(&mut self, job: &Job, engine: &super::WriteEngine) -> Option<Option<(Arc<Transfer>, From)>> {
+        let busy = self.parts.get(&job.number).is_some_and(|part| part.sending.is_some());
+        if self.retired.is_some() || self.ended {
+            return Some(None);
+        }
+        if busy || self.copying.contains(&job.number) {
+            return None;
+        }
+        let from = match job.source {
+            Source::Base => self.record.base.clone().map(|base| From::Copy(base, job.range)),
+            Source::Zeros => self.zeros.clone().map(|zeros| From::Copy(zeros, ByteRange::new(0, job.range.len()))),
+            Source::Slice(generation) => {
+                Some(From::Slice(generation, SpillBody::new(self.dir.clone(), self.record.piece_size, job.range)))
+            }
+            Source::Local => None,
+        };
+        let Some((from, transfer)) = from.zip(self.transfer(engine)) else { return Some(None) };
+        self.copying.insert(job.number);
+        Some(Some((transfer, from)))
+    }
+
+    fn note_part(
+        &mut self,
+        number: PartNumber,
+        generation: u64,
+        sent: Result<PartOutcome, crate::oss::Error>,
+    ) -> Result<(), crate::oss::Error> {
+        let part = self.parts.entry(number).or_default();
+        part.sending = None;
+        part.sent = Some((generation, sent?));
+        self.others.remove(&number);
+        Ok(())
+    }
+
+    fn note_other(&mut self, job: &Job, mut outcome: PartOutcome) {
+        if job.source == Source::Zeros {
+            outcome.crc64 = Some(crc64::zeros(job.range.len()));
+        }
+        if let Some(part) = self.parts.get_mut(&job.number) {
+            part.sent = None;
+        }
+        self.others.insert(job.number, Other { range: job.range, source: job.source, outcome });
+    }
+
     /// Whether one PUT does it: no larger than a piece, and no part is on the service yet.
     fn is_small(&self) -> bool {
         let begun = self.transfer.as_ref().is_some_and(|transfer| transfer.id().is_some());
@@ -589,7 +708,7 @@ impl State {
         if self.retired.is_some() || self.ended {
             return Some(None);
         }
-        if self.parts.entry(number).or_default().sending.is_some() {
+        if self.copying.contains(&number) || self.parts.entry(number).or_default().sending.is_some() {
             return None;
         }
         let Some(generation) = self.due(number, range.len()).filter(|_| !range.is_empty()) else { return Some(None) };

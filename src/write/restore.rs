@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use super::change::{apply_cut, void_pieces};
 use super::file::DirtyFile;
+use super::jobs::Source;
 use super::state::{Piece, State};
 use super::{WriteEngine, WriteError};
 use crate::base::crc64::combine;
@@ -257,7 +258,9 @@ impl DirtyFile {
     fn local_part(&self, number: PartNumber) -> Option<ByteRange> {
         let state = self.state.lock();
         let jobs = state.jobs().ok()?;
-        let is_local = |job: &&super::state::Job| job.number == number && !job.copy && !state.away.contains(&number);
+        let is_local = |job: &&super::jobs::Job| {
+            job.number == number && job.source == Source::Local && !state.away.contains(&number)
+        };
         jobs.iter().find(is_local).map(|job| job.range)
     }
 }

@@ -80,6 +80,8 @@ impl WriteEngine {
 
     fn press_all(&self) -> Pressed {
         let mut pressed = Pressed::default();
+        // What is closed and waits for a better name is sent at once.
+        self.hurry();
         let live = self.live();
         for file in &live {
             match file.shed() {
@@ -176,7 +178,11 @@ impl State {
         let is_inner = |number: &PartNumber| {
             number.get() > 1 && Some(*number) != last && Some(*number) != self.cursor && !self.away.contains(number)
         };
-        self.parts.keys().copied().filter(is_inner).filter(|number| want(self, *number)).collect()
+        let has_bytes = |number: &PartNumber| {
+            let range = self.plan.part_range(*number);
+            range.is_some_and(|range| self.pieces.range(self.plan.pieces_in(range)).next().is_some())
+        };
+        self.parts.keys().copied().filter(is_inner).filter(has_bytes).filter(|number| want(self, *number)).collect()
     }
 
     /// Whether the part lies inside the file, and none of it comes from the base.

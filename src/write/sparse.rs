@@ -32,6 +32,7 @@ impl DirtyFile {
             let part = piece.intersect(&ByteRange::new(at, range.end));
             if part == piece {
                 self.reopen()?;
+                self.forget_set_time()?;
                 let step = self.try_zero_piece(index)?;
                 if !self.pass(step).await? {
                     continue;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "helpers of tests are tests")]
 
+mod attributes;
 mod boot;
 mod close;
 mod config;
@@ -10,11 +11,16 @@ mod counts;
 mod crash;
 mod credentials;
 mod doctor;
+mod faults;
 mod harness;
 mod limits;
+mod mapping;
+mod meeting;
 mod metadata;
 mod model;
 mod names;
+mod outage;
+mod rates;
 mod real_tools;
 mod recover;
 mod refusals;

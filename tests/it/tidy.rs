@@ -56,6 +56,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("src/fuse/errno.rs", "write", "the same"),
     ("src/vfs/rename/mod.rs", "journal", "says what a move has copied, so that open files go along"),
     ("src/vfs/rename/relocate.rs", "journal", "the same"),
+    ("src/vfs/rename/exchange.rs", "journal", "the same"),
     ("src/replay/list.rs", "control", "fills in the shape that `recover list --json` prints, live mount or not"),
     ("src/control/server.rs", "config", "makes the socket's folder as private as the state folder"),
 ];

@@ -4,7 +4,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use ossfuse::base::{ObjectKey, UploadId};
-use ossfuse::oss::{Addressing, Client, ClientOptions, Credentials, Endpoint, PutHeaders, SignatureVersion};
+use ossfuse::oss::{Addressing, Client, ClientOptions, Credentials, Endpoint, Limits, PutHeaders, SignatureVersion};
 use serde_json::Value;
 
 use super::harness::{BUCKET, Bench, KIB, noise, shell, told, wait_until};
@@ -25,6 +25,8 @@ fn begin_upload(bench: &Bench, key: &str) -> UploadId {
             security_token: None,
         },
         try_timeout: Duration::from_secs(20),
+        outage_timeout: Duration::ZERO,
+        limits: Limits::default(),
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let key = ObjectKey::parse(key).unwrap();

@@ -2,6 +2,7 @@
 //!
 //! Readers and sessions are told of the copy before the original goes, so that nobody meets a gap.
 
+mod exchange;
 mod relocate;
 mod tree;
 
@@ -13,6 +14,7 @@ use super::error::FsError;
 use super::keep::Parting;
 use super::later::Taken;
 use super::tree::Listed;
+use crate::base::caller::wait;
 use crate::base::key::check_name;
 use crate::base::limits::GIB;
 use crate::base::{ETag, ObjectKey};
@@ -32,6 +34,8 @@ pub enum RenameMode {
     Replace,
     /// `RENAME_NOREPLACE`.
     NoReplace,
+    /// `RENAME_EXCHANGE`: the two change places.
+    Exchange,
 }
 
 /// A name in a directory.
@@ -52,6 +56,9 @@ impl Vfs {
         self.check_writable()?;
         check_name(new_name)?;
         let (from, to) = (Place { parent, name }, Place { parent: new_parent, name: new_name });
+        if mode == RenameMode::Exchange {
+            return self.exchange(from, to).await;
+        }
         match self.resolve(parent, name).await? {
             (_, Kind::Dir) => self.rename_dir(from, to, mode).await,
             (ino, _) => self.rename_file(ino, from, to, mode).await,
@@ -64,7 +71,7 @@ impl Vfs {
             if old == new {
                 return Ok(());
             }
-            let fence: Fence = self.write.fences().fence(&[self.key_area(&old), self.key_area(&new)]).await;
+            let fence: Fence = wait(self.write.fences().fence(&[self.key_area(&old), self.key_area(&new)])).await?;
             if self.child_path(from.parent, from.name)? == old && self.child_path(to.parent, to.name)? == new {
                 break (self.file_key(&old)?, self.file_key(&new)?, fence);
             }

@@ -11,6 +11,7 @@ use super::super::Vfs;
 use super::super::attr::Kind;
 use super::super::error::FsError;
 use super::{Place, RenameMode};
+use crate::base::caller::wait;
 use crate::base::{ObjectKey, SessionId};
 use crate::intent::{IntentRecord, Moved, Phase, TreeMove, Work};
 use crate::oss::{self, ErrorKind};
@@ -58,7 +59,7 @@ impl Vfs {
             }
             let areas = [&old, &new].map(|path| Area::Tree(self.options.prefix.dir_key(path)));
             self.check_finished(&areas)?;
-            let fence = self.write.fences().fence(&areas).await;
+            let fence = wait(self.write.fences().fence(&areas)).await?;
             if self.child_path(from.parent, from.name)? == old && self.child_path(to.parent, to.name)? == new {
                 self.check_finished(&areas)?;
                 break (old, new, fence);
@@ -225,6 +226,7 @@ impl Vfs {
                         async move { vfs.finish_file_move(&from, &to, &etag).await }
                     });
                 }
+                Work::Exchange { one, two, hidden, swap } => self.finish_later(id, [one, two, hidden], swap),
                 Work::Attributes { key, etag, changed } => self.replay_attributes(id, key, etag, changed),
                 Work::Hidden { key } => self.repeat(id, None, move |vfs| {
                     let key = key.clone();

@@ -141,6 +141,21 @@ impl Server {
         });
     }
 
+    /// Requests that the fault rules have struck.
+    pub(crate) fn applied(&self) -> u64 {
+        self.json("faults").as_array().unwrap().iter().map(|rule| rule["applied"].as_u64().unwrap()).sum()
+    }
+
+    /// Another client deletes an object.
+    pub(crate) fn delete(&self, key: &str) {
+        self.tell("DELETE", &object(key), b"");
+    }
+
+    /// From now on every connection is reset, or none any more.
+    pub(crate) fn outage(&self, on: bool) {
+        self.tell("POST", "outage", json!({"on": on}).to_string().as_bytes());
+    }
+
     /// Ends all faults and opens all gates.
     pub(crate) fn clear_faults(&self) {
         self.tell("DELETE", "faults", b"");
