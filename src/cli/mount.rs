@@ -18,12 +18,12 @@ use crate::{logging, worker};
 #[command(after_help = EXAMPLE, after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// The bucket, and perhaps the prefix under which everything is
-    #[arg(value_name = "BUCKET[:PREFIX]", required_unless_present = options::SHOW_CONFIG.name,
+    #[arg(value_name = "BUCKET[:PREFIX]", required = false, required_unless_present = options::SHOW_CONFIG.name,
         default_value_if(options::SHOW_CONFIG.name, ArgPredicate::IsPresent, Some("")))]
     target: String,
     /// The empty folder in which the files will appear
-    #[arg(value_name = "MOUNTPOINT", required_unless_present = options::SHOW_CONFIG.name,
-        default_value_if(options::SHOW_CONFIG.name, ArgPredicate::IsPresent, Some("")))]
+    #[arg(value_name = "MOUNTPOINT", required = false, required_unless_present = options::SHOW_CONFIG.name,
+        default_value_if(options::SHOW_CONFIG.name, ArgPredicate::IsPresent, Some("/")))]
     mountpoint: PathBuf,
     /// Any of the options below as in fstab: `-o read_only,part-size=16MiB`
     #[arg(short = 'o', value_name = "OPTION[,OPTION...]")]
@@ -87,7 +87,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 /// Prints what holds, and mounts nothing.
 fn show(args: &Args, environment: &Environment) -> Result<(), Error> {
     let layers = Layers::gather(args.raw()?, environment)?;
-    if !args.target.is_empty() && !args.mountpoint.as_os_str().is_empty() {
+    if !args.target.is_empty() {
         // Whatever would keep it from being mounted is told in place of the values.
         let mountpoint = environment.cwd.join(&args.mountpoint);
         config::resolve_mount(&layers.raw, environment, &args.target.parse()?, &mountpoint)?;

@@ -68,10 +68,24 @@ pub(super) fn service(config: &MountConfig, error: &oss::Error) -> Error {
         ErrorKind::AccessDenied => {
             line(bucket, format!("access denied ({told})"), "the key needs oss:ListObjects on the bucket")
         }
+        ErrorKind::Transport if error.message.contains("certificate") => {
+            line(endpoint, format!("its certificate is not accepted: {}", error.message), mend_of_tls(&error.message))
+        }
         ErrorKind::Transport => {
             line(endpoint, format!("cannot be reached: {}", error.message), "check --endpoint and the network")
         }
         _ => line(bucket, error, "check --endpoint and --region"),
+    }
+}
+
+/// What to do about a certificate, by the words of the TLS library.
+fn mend_of_tls(message: &str) -> &'static str {
+    if message.contains("Expired") || message.contains("expired") || message.contains("NotValidYet") {
+        "have it renewed, and check the clock of this machine"
+    } else if message.contains("NotValidForName") || message.contains("not valid for name") {
+        "check the host in --endpoint; it must be one that the certificate names"
+    } else {
+        "trust its authority with --ca-file PEM, if it is yours"
     }
 }
 

@@ -171,6 +171,7 @@ fn tls_server(bench: &Bench) -> (std::process::Child, String) {
     use std::io::BufRead;
     let data = bench.path("tls");
     let mut command = bench.ossfuse(["dev-server", "--tls", "--listen", "127.0.0.1:0", "--bucket", BUCKET, "--data"]);
+    super::harness::end_with_parent(&mut command);
     let mut child = command.arg(data).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

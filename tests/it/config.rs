@@ -87,3 +87,45 @@ fn a_config_file_can_be_checked() {
     let output = bench.ossfuse(["config", "check", "/nonexistent"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", told(&output));
 }
+
+/// docs/OPTIONS.md, from the definitions.
+fn options_page() -> String {
+    use ossfuse::config::options::{Kind, OPTIONS};
+    let mut page = "# Options\n\n\
+        Made from the definitions in `src/config/options.rs`; a test compares them. `OSSFUSE_WRITE_DOCS=1 cargo test \
+        --test it config::` writes it anew.\n\n\
+        Every option has one name in four places: a flag (`--part-size 16MiB`), `-o` (`part_size=16MiB`), a variable \
+        (`OSSFUSE_PART_SIZE=16MiB`), and a key of the config file (`part-size = \"16MiB\"`), there at the top or under \
+        `[profile.NAME]`. A flag goes before `-o`, that before the environment, and that before the file.\n"
+        .to_owned();
+    let mut heading = "";
+    for spec in OPTIONS {
+        if spec.group.heading() != heading {
+            heading = spec.group.heading();
+            page.push_str(&format!("\n## {heading}\n\n| option | default | meaning |\n|---|---|---|\n"));
+        }
+        let escape = |text: &str| text.replace('|', "\\|").replace('<', "&lt;");
+        let value = if matches!(spec.kind, Kind::Flag) || spec.value_name.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", escape(spec.value_name))
+        };
+        let name = if spec.is_typed() { format!("--{}", spec.name) } else { spec.name.to_owned() };
+        let short = spec.short.map_or_else(String::new, |short| format!(", `-{short}`"));
+        let default = spec.default.map_or_else(String::new, |default| format!("`{default}`"));
+        let shared = spec.shared_variable.map_or_else(String::new, |name| format!(" Also the variable `{name}`."));
+        page.push_str(&format!("| `{name}{value}`{short} | {default} | {}.{shared} |\n", escape(spec.help)));
+    }
+    page
+}
+
+#[test]
+fn the_page_of_options_says_what_the_definitions_say() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPTIONS.md");
+    let wanted = options_page();
+    if std::env::var("OSSFUSE_WRITE_DOCS").is_ok_and(|value| value == "1") {
+        fs::write(&path, &wanted).unwrap();
+    }
+    let found = fs::read_to_string(&path).unwrap();
+    assert!(found == wanted, "docs/OPTIONS.md is out of date: run OSSFUSE_WRITE_DOCS=1 cargo test --test it config::");
+}

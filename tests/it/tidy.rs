@@ -46,7 +46,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "logging",
         ],
     ),
-    ("cli", &["base", "config", "control", "credentials", "devserver", "logging", "oss", "replay", "worker"]),
+    ("cli", &["base", "config", "control", "devserver", "logging", "oss", "replay", "worker"]),
 ];
 
 /// Edges against the table, each from one file and for a reason.

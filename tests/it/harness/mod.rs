@@ -173,7 +173,7 @@ fn check(done: libc::c_int, what: &str) {
 }
 
 /// Has a child end with the thread that started it.
-fn end_with_parent(command: &mut Command) {
+pub(crate) fn end_with_parent(command: &mut Command) {
     // SAFETY: prctl is a plain system call, allowed between fork and exec.
     unsafe {
         command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
