@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::Problem;
+use crate::worker;
 
 /// Mount an Alibaba Cloud OSS bucket as a folder.
 ///
@@ -103,6 +104,11 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Recover(args) => recover::run(&args),
         Command::DevServer(args) => dev_server::run(&args),
     }
+}
+
+/// Serves as the worker of a mount, if that is what this process was started for.
+pub fn work_if_asked() -> Option<ExitCode> {
+    worker::accept_if_asked().map(mount::work)
 }
 
 /// A line on stderr. That nobody reads it any more is no reason to fail.

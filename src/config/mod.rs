@@ -46,6 +46,8 @@ pub struct MountConfig {
     pub mount_timeout: Duration,
     /// Stay in the foreground.
     pub foreground: bool,
+    /// A supervisor holds the mount, so that it outlives the process that serves it.
+    pub supervised: bool,
     pub log: LogConfig,
 }
 

@@ -6,6 +6,8 @@
 mod entries;
 mod errno;
 mod mount;
+mod serve;
+mod touch;
 
 use std::ffi::OsStr;
 use std::io;
@@ -23,12 +25,14 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
-pub use mount::{KernelMount, MountError, MountPlan, serve, unmount};
+pub use mount::{KernelMount, MountError, MountPlan, unmount};
+pub use serve::{Greeting, recovery_is_transparent, serve};
+pub use touch::TouchedBuffers;
 
 use crate::base::limits::FUSE_WRITE_MAX;
 use crate::base::{ByteRange, KeyError};
 use crate::vfs::{
-    Allocate, Attr, AttrChange, Entry, FsError, Kind, OpenHow, OpenedFile, RenameMode, Seek, SetTime, SetXattr, Vfs,
+    Allocate, Attr, AttrChange, Call, Entry, FsError, Kind, OpenHow, OpenedFile, RenameMode, Seek, SetTime, SetXattr, Vfs,
     is_refused,
 };
 use entries::{Entries, READDIR_BYTES, RawReplies};
@@ -51,16 +55,47 @@ pub struct Adapter {
     /// `readdirplus` pays only where a listing tells all attributes.
     readdirplus: bool,
     replies: Option<Arc<RawReplies>>,
+    /// What the kernel goes by since it was first answered.
+    agreed: Option<InitFlags>,
+    watch: Box<dyn Watch>,
+}
+
+/// Sees the requests that are worked on, so that somebody else knows when this process dies over one.
+pub trait Watch: Send + Sync + std::fmt::Debug {
+    /// Notes a request until what is returned is dropped; `None`: it is to be refused.
+    fn begin(&self, unique: u64) -> Option<Box<dyn Send>>;
 }
 
 impl Adapter {
-    pub fn new(vfs: Arc<Vfs>, runtime: Handle, readdirplus: bool) -> Self {
-        Self { vfs, runtime, readdirplus, replies: None }
+    pub fn new(vfs: Arc<Vfs>, runtime: Handle, readdirplus: bool, watch: Box<dyn Watch>) -> Self {
+        Self { vfs, runtime, readdirplus, replies: None, agreed: None, watch }
     }
 
-    /// Tells the connection that is served.
-    fn connect(&mut self, connection: OwnedFd) {
+    /// Begins the work on a request; `None` where it is to be refused.
+    fn enter(&self, req: &Request) -> Option<(Call, Box<dyn Send>)> {
+        let call = Call::new(req.unique().0);
+        Some((call, self.watch.begin(call.unique())?))
+    }
+
+    /// Works on a request in a task.
+    fn work(&self, slot: Box<dyn Send>, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(async move {
+            work.await;
+            drop(slot);
+        });
+    }
+
+    fn reply_found(&self, call: Call, found: Result<Entry, FsError>, reply: ReplyEntry) {
+        if let Ok(entry) = &found {
+            self.vfs.tell(call, entry.attr.ino);
+        }
+        reply_entry(&self.vfs, found, reply);
+    }
+
+    /// Tells the connection that is served, and what was agreed on it before.
+    fn connect(&mut self, connection: OwnedFd, agreed: Option<InitFlags>) {
         self.replies = Some(Arc::new(RawReplies::new(connection)));
+        self.agreed = agreed;
     }
 }
 
@@ -126,21 +161,24 @@ fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
     })
 }
 
-fn reply_entry(result: Result<Entry, FsError>, reply: ReplyEntry) {
+fn reply_entry(vfs: &Vfs, result: Result<Entry, FsError>, reply: ReplyEntry) {
+    vfs.commit();
     match result {
         Ok(entry) => reply.entry(&entry.ttl, &file_attr(&entry.attr), GENERATION),
         Err(error) => reply.error(told(&error)),
     }
 }
 
-fn reply_attr(result: Result<Entry, FsError>, reply: ReplyAttr) {
+fn reply_attr(vfs: &Vfs, result: Result<Entry, FsError>, reply: ReplyAttr) {
+    vfs.commit();
     match result {
         Ok(entry) => reply.attr(&entry.ttl, &file_attr(&entry.attr)),
         Err(error) => reply.error(told(&error)),
     }
 }
 
-fn reply_empty(result: Result<(), FsError>, reply: ReplyEmpty) {
+fn reply_empty(vfs: &Vfs, result: Result<(), FsError>, reply: ReplyEmpty) {
+    vfs.commit();
     match result {
         Ok(()) => reply.ok(),
         Err(error) => reply.error(told(&error)),
@@ -148,7 +186,8 @@ fn reply_empty(result: Result<(), FsError>, reply: ReplyEmpty) {
 }
 
 /// The value of an attribute, or only its size where nothing else was asked for.
-fn reply_xattr(result: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
+fn reply_xattr(vfs: &Vfs, result: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
+    vfs.commit();
     match result {
         Ok(value) if size == 0 => reply.size(value.len() as u32),
         Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
@@ -173,10 +212,13 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_AUTO_INVAL_DATA
             // Without it the kernel asks for `security.capability` before every write.
-            | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+            | InitFlags::FUSE_HAS_RESEND;
         if self.readdirplus {
             wanted |= InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO;
         }
+        // The kernel has been answered by another process, and goes by that.
+        wanted &= self.agreed.unwrap_or(InitFlags::all());
         for flag in wanted.iter() {
             if config.add_capabilities(flag).is_err() {
                 log::debug!("this kernel has no {flag:?}");
@@ -197,33 +239,41 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name,
             Err(error) => return reply.error(told(&error)),
         };
         if let Some(known) = self.vfs.lookup_now(parent.0, name) {
-            return reply_entry(known, reply);
+            return self.reply_found(call, known, reply);
         }
         let (vfs, name) = (self.vfs.clone(), name.to_owned());
-        self.runtime.spawn(async move { reply_entry(vfs.lookup(parent.0, &name).await, reply) });
+        self.work(slot, async move {
+            let found = vfs.lookup(parent.0, &name).await;
+            if let Ok(entry) = &found {
+                vfs.tell(call, entry.attr.ino);
+            }
+            reply_entry(&vfs, found, reply);
+        });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.vfs.forget(ino.0, nlookup);
+        self.vfs.forgotten(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         if let Some(known) = self.vfs.getattr_now(ino.0) {
-            return reply_attr(known, reply);
+            return reply_attr(&self.vfs, known, reply);
         }
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_attr(vfs.getattr(ino.0).await, reply) });
+        self.work(slot, async move { reply_attr(&vfs, vfs.getattr(ino.0).await, reply) });
     }
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -239,42 +289,46 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let (atime, mtime, fh) = (set_time(atime), set_time(mtime), fh.map(|fh| fh.0));
         let change = AttrChange { mode, uid, gid, size, atime, mtime, fh };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_attr(vfs.setattr(ino.0, change).await, reply) });
+        self.work(slot, async move { reply_attr(&vfs, vfs.setattr(ino.0, change).await, reply) });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
-        self.runtime.spawn(async move { reply_entry(vfs.mkdir(parent.0, &name, mode, owner).await, reply) });
+        self.work(slot, async move { reply_entry(&vfs, vfs.mkdir(call, parent.0, &name, mode, owner).await, reply) });
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_empty(vfs.unlink(parent.0, &name).await, reply) });
+        self.work(slot, async move { reply_empty(&vfs, vfs.unlink(call, parent.0, &name).await, reply) });
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_empty(vfs.rmdir(parent.0, &name).await, reply) });
+        self.work(slot, async move { reply_empty(&vfs, vfs.rmdir(call, parent.0, &name).await, reply) });
     }
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -282,6 +336,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let mode = if flags.is_empty() {
             RenameMode::Replace
         } else if flags == RenameFlags::RENAME_NOREPLACE {
@@ -294,17 +349,21 @@ impl Filesystem for Adapter {
             (Err(error), _) | (_, Err(error)) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move {
-            reply_empty(vfs.rename((parent.0, &name), (newparent.0, &newname), mode).await, reply);
+        self.work(slot, async move {
+            reply_empty(&vfs, vfs.rename(call, (parent.0, &name), (newparent.0, &newname), mode).await, reply);
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let how = how_of(flags.0, req.pid());
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move {
-            match vfs.open(ino.0, how).await {
-                Ok(opened) => reply.opened(FileHandle(opened.fh), fopen_flags(&opened, how)),
+        self.work(slot, async move {
+            match vfs.open(call, ino.0, how).await {
+                Ok(opened) => {
+                    vfs.commit();
+                    reply.opened(FileHandle(opened.fh), fopen_flags(&opened, how));
+                }
                 Err(error) => reply.error(told(&error)),
             }
         });
@@ -320,23 +379,29 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let how = how_of(flags, req.pid());
         let owner = (req.uid(), req.gid());
-        match utf8(name).and_then(|name| self.vfs.create(parent.0, name, mode, owner, how)) {
-            Ok((entry, opened)) => reply.created(
-                &entry.ttl,
-                &file_attr(&entry.attr),
-                GENERATION,
-                FileHandle(opened.fh),
-                fopen_flags(&opened, how),
-            ),
-            Err(error) => reply.error(told(&error)),
-        }
+        let name = match utf8(name) {
+            Ok(name) => name.to_owned(),
+            Err(error) => return reply.error(told(&error)),
+        };
+        let vfs = self.vfs.clone();
+        self.work(slot, async move {
+            match vfs.create(call, parent.0, &name, mode, owner, how).await {
+                Ok((entry, opened)) => {
+                    vfs.commit();
+                    let flags = fopen_flags(&opened, how);
+                    reply.created(&entry.ttl, &file_attr(&entry.attr), GENERATION, FileHandle(opened.fh), flags);
+                }
+                Err(error) => reply.error(told(&error)),
+            }
+        });
     }
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -345,8 +410,9 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move {
+        self.work(slot, async move {
             match vfs.read(fh.0, offset, size).await {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => reply.error(told(&error)),
@@ -356,7 +422,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -366,13 +432,15 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) && self.vfs.has_privileges(ino.0) {
             let (vfs, data) = (self.vfs.clone(), data.to_vec());
-            self.runtime.spawn(async move {
+            self.work(slot, async move {
                 let written = match vfs.drop_privileges(ino.0).await {
                     Ok(()) => vfs.write(fh.0, offset, &data).await,
                     Err(error) => Err(error),
                 };
+                vfs.commit();
                 match written {
                     Ok(()) => reply.written(data.len() as u32),
                     Err(error) => reply.error(told(&error)),
@@ -381,12 +449,17 @@ impl Filesystem for Adapter {
             return;
         }
         match self.vfs.write_now(fh.0, offset, data) {
-            Ok(Some(())) => reply.written(data.len() as u32),
+            Ok(Some(())) => {
+                self.vfs.commit();
+                reply.written(data.len() as u32);
+            }
             Err(error) => reply.error(told(&error)),
             Ok(None) => {
                 let (vfs, data) = (self.vfs.clone(), data.to_vec());
-                self.runtime.spawn(async move {
-                    match vfs.write(fh.0, offset, &data).await {
+                self.work(slot, async move {
+                    let written = vfs.write(fh.0, offset, &data).await;
+                    vfs.commit();
+                    match written {
                         Ok(()) => reply.written(data.len() as u32),
                         Err(error) => reply.error(told(&error)),
                     }
@@ -396,13 +469,14 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let (vfs, tid) = (self.vfs.clone(), req.pid());
-        self.runtime.spawn(async move { reply_empty(vfs.flush(fh.0, tid).await, reply) });
+        self.work(slot, async move { reply_empty(&vfs, vfs.flush(fh.0, tid).await, reply) });
     }
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -410,25 +484,32 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_empty(vfs.release(fh.0).await, reply) });
+        self.work(slot, async move { reply_empty(&vfs, vfs.release(fh.0).await, reply) });
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_empty(vfs.fsync(fh.0).await, reply) });
+        self.work(slot, async move { reply_empty(&vfs, vfs.fsync(fh.0).await, reply) });
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.vfs.opendir(ino.0) {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let Some((call, _slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        match self.vfs.opendir(call, ino.0) {
+            Ok(fh) => {
+                self.vfs.commit();
+                reply.opened(FileHandle(fh), FopenFlags::empty());
+            }
             Err(error) => reply.error(told(&error)),
         }
     }
 
     fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let (vfs, raw, unique) = (self.vfs.clone(), self.replies.clone(), req.unique().0);
-        self.runtime.spawn(async move {
+        self.work(slot, async move {
             let snapshot = match vfs.readdir(fh.0, offset).await {
                 Ok(snapshot) => snapshot,
                 Err(error) => return reply.error(told(&error)),
@@ -437,36 +518,45 @@ impl Filesystem for Adapter {
             let first_is_unknown = snapshot.get(offset as usize).is_some_and(|(_, _, kind)| kind.is_none());
             if let Some(raw) = raw.filter(|_| first_is_unknown) {
                 let mut buffer = Entries::new(READDIR_BYTES);
+                let mut told = 0;
                 for (at, (name, ino, kind)) in entries {
                     if buffer.add(*ino, at as u64 + 1, kind.map_or(0, Kind::type_bits), name) {
                         break;
                     }
+                    told += 1;
                 }
+                note_listed(&vfs, fh.0, &snapshot, offset, told);
                 return raw.send(unique, buffer, reply);
             }
+            let mut told = 0;
             for (at, (name, ino, kind)) in entries {
                 // One whose kind is not known begins the next reply.
                 let Some(kind) = kind else { break };
                 if reply.add(INodeNo(*ino), at as u64 + 1, kind_of(*kind), name) {
                     break;
                 }
+                told += 1;
             }
+            note_listed(&vfs, fh.0, &snapshot, offset, told);
             reply.ok();
         });
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move {
+        self.work(slot, async move {
             match vfs.readdir(fh.0, offset).await {
                 Ok(entries) => {
+                    let mut told = 0;
                     for (at, (name, child, kind)) in entries.iter().enumerate().skip(offset as usize) {
-                        if add_plus(&vfs, &mut reply, ino.0, at as u64 + 1, (name, *child, kind.unwrap_or(Kind::File)))
-                            .await
-                        {
+                        let entry = (name.as_str(), *child, kind.unwrap_or(Kind::File));
+                        if add_plus(&vfs, call, &mut reply, ino.0, at as u64 + 1, entry).await {
                             break;
                         }
+                        told += 1;
                     }
+                    note_listed(&vfs, fh.0, &entries, offset, told);
                     reply.ok();
                 }
                 Err(error) => reply.error(told(&error)),
@@ -474,8 +564,10 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        let Some((_, _slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         self.vfs.releasedir(fh.0);
+        self.vfs.commit();
         reply.ok();
     }
 
@@ -484,9 +576,10 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move {
+        self.work(slot, async move {
             match vfs.readlink(ino.0).await {
                 Ok(target) => reply.data(&target),
                 Err(error) => reply.error(told(&error)),
@@ -495,13 +588,14 @@ impl Filesystem for Adapter {
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
         let target = target.as_os_str().as_bytes().to_vec();
-        self.runtime.spawn(async move { reply_entry(vfs.symlink(parent.0, &name, &target, owner).await, reply) });
+        self.work(slot, async move { reply_entry(&vfs, vfs.symlink(call, parent.0, &name, &target, owner).await, reply) });
     }
 
     fn mknod(
@@ -514,15 +608,17 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
-        self.runtime.spawn(async move { reply_entry(vfs.mknod(parent.0, &name, mode, rdev, owner).await, reply) });
+        self.work(slot, async move { reply_entry(&vfs, vfs.mknod(call, parent.0, &name, mode, rdev, owner).await, reply) });
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         // Asked for by the kernel of its own accord, often: not even a task is spent on it. Never ENOSYS, after which
         // it would not ask for any attribute again.
         let name = match utf8(name) {
@@ -531,21 +627,22 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_xattr(vfs.getxattr(ino.0, &name).await, size, reply) });
+        self.work(slot, async move { reply_xattr(&vfs, vfs.getxattr(ino.0, &name).await, size, reply) });
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move {
+        self.work(slot, async move {
             let names = vfs.listxattr(ino.0).await;
             let joined = names.map(|names| names.iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect());
-            reply_xattr(joined, size, reply);
+            reply_xattr(&vfs, joined, size, reply);
         });
     }
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -553,6 +650,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
@@ -563,16 +661,17 @@ impl Filesystem for Adapter {
             _ => SetXattr::Any,
         };
         let (vfs, value) = (self.vfs.clone(), value.to_vec());
-        self.runtime.spawn(async move { reply_empty(vfs.setxattr(ino.0, &name, &value, how).await, reply) });
+        self.work(slot, async move { reply_empty(&vfs, vfs.setxattr(call, ino.0, &name, &value, how).await, reply) });
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_empty(vfs.removexattr(ino.0, &name).await, reply) });
+        self.work(slot, async move { reply_empty(&vfs, vfs.removexattr(call, ino.0, &name).await, reply) });
     }
 
     // What is not there is said so, once: after ENOSYS the kernel does not ask again, and where there is another
@@ -598,7 +697,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -606,6 +705,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let zero = match mode & !libc::FALLOC_FL_KEEP_SIZE {
             0 => false,
@@ -613,13 +713,14 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move {
+        self.work(slot, async move {
             let how = Allocate { keep_size, zero };
-            reply_empty(vfs.fallocate(fh.0, ByteRange::at(offset, length), how).await, reply);
+            reply_empty(&vfs, vfs.fallocate(fh.0, ByteRange::at(offset, length), how).await, reply);
         });
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let Some((_, _slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let what = match whence {
             libc::SEEK_DATA => Seek::Data,
             libc::SEEK_HOLE => Seek::Hole,
@@ -635,7 +736,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -646,6 +747,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let Some((_, _slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         // The reply counts in 32 bits.
         let len = len.min(u64::from(u32::MAX));
         match self.vfs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len) {
@@ -666,9 +768,17 @@ impl Filesystem for Adapter {
     }
 }
 
+/// Notes the first `told` entries from `offset` on: the answer that follows tells them.
+fn note_listed(vfs: &Vfs, fh: u64, entries: &[(String, u64, Option<Kind>)], offset: u64, told: usize) {
+    let start = (offset as usize).min(entries.len());
+    vfs.listed(fh, offset, &entries[start..start + told]);
+    vfs.commit();
+}
+
 /// Adds an entry with its attributes, counted as a look-up; whether the buffer is full.
 async fn add_plus(
     vfs: &Vfs,
+    call: Call,
     reply: &mut ReplyDirectoryPlus,
     parent: u64,
     next: u64,
@@ -684,7 +794,9 @@ async fn add_plus(
         Ok(entry) => {
             let full = reply.add(INodeNo(entry.attr.ino), next, name, &entry.ttl, &file_attr(&entry.attr), GENERATION);
             if full {
-                vfs.forget(entry.attr.ino, 1);
+                vfs.untold(entry.attr.ino);
+            } else {
+                vfs.tell(call, entry.attr.ino);
             }
             full
         }

@@ -9,4 +9,4 @@ mod run;
 
 pub use decide::{Decision, Evidence, Mode, Record, Remote, decide};
 pub use list::{list_offline, list_sessions};
-pub use run::{Replay, ReplayError};
+pub use run::{Carried, Replay, ReplayError};

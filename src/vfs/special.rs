@@ -3,11 +3,13 @@
 use bytes::Bytes;
 
 use super::attr::{Attr, Kind, Version};
+use super::call::Call;
 use super::error::FsError;
 use super::tree::{Link, Listed};
 use super::{Entry, Vfs};
 use crate::base::key::check_name;
 use crate::base::time::now;
+use crate::ledger::Effect;
 use crate::oss::{Body, PutHeaders};
 
 /// An object to be, and the inode that shows it.
@@ -25,6 +27,7 @@ impl Vfs {
     /// `NotPermitted` for all but files where no metadata are kept: nothing else would tell them from files.
     pub async fn mknod(
         &self,
+        call: Call,
         parent: u64,
         name: &str,
         mode: u32,
@@ -45,7 +48,7 @@ impl Vfs {
         if kind == Kind::File {
             headers.content_type = self.options.attr.new_file_headers(name, &attr).content_type;
         }
-        self.put_new(parent, name, NewObject { attr, headers, body: Bytes::new(), link: None }).await
+        self.put_new(call, parent, name, NewObject { attr, headers, body: Bytes::new(), link: None }).await
     }
 
     pub(super) fn new_special_attr(&self, mode: u32, owner: (u32, u32)) -> Attr {
@@ -53,9 +56,13 @@ impl Vfs {
         Attr { mtime: at, atime: at, ctime: at, ..self.new_attr(mode, owner) }
     }
 
-    /// Refuses a name that is taken, or that cannot be one.
-    pub(super) async fn check_free(&self, parent: u64, name: &str) -> Result<(), FsError> {
+    /// Refuses a name that is taken, or that cannot be one. Once a request has passed this and begun, what is found
+    /// at the name is its own doing.
+    pub(super) async fn check_free(&self, call: Call, parent: u64, name: &str) -> Result<(), FsError> {
         check_name(name)?;
+        if self.was_begun(call) {
+            return Ok(());
+        }
         match self.lookup(parent, name).await {
             Ok(entry) => {
                 self.forget(entry.attr.ino, 1);
@@ -67,14 +74,24 @@ impl Vfs {
     }
 
     /// Puts a new object under a free name, and its inode into the table.
-    pub(super) async fn put_new(&self, parent: u64, name: &str, new: NewObject) -> Result<Entry, FsError> {
-        self.check_free(parent, name).await?;
+    pub(super) async fn put_new(
+        &self,
+        call: Call,
+        parent: u64,
+        name: &str,
+        new: NewObject,
+    ) -> Result<Entry, FsError> {
+        if let Some(made) = self.made_before(call).await {
+            return made;
+        }
+        self.check_free(call, parent, name).await?;
         let key = self.file_key(&self.child_path(parent, name)?)?;
         if key.has_dot_segment() {
             return Err(FsError::Invalid);
         }
         let NewObject { attr, headers, body, link } = new;
         let size = body.len() as u64;
+        self.begin(call);
         let receipt = self.client.put_object(&key, &Body::Bytes(body), &headers).await?;
         let version = Version {
             etag: receipt.etag,
@@ -83,7 +100,9 @@ impl Vfs {
             last_modified: super::settle::whole_seconds(receipt.date.unwrap_or(attr.mtime)),
             headers: Some(Box::new(headers)),
         };
-        Ok(self.enter_new(parent, name, attr, Some(version), link))
+        let entry = self.enter_new(parent, name, attr, Some(version), link);
+        self.done(call, Effect::Entry(entry.attr.ino));
+        Ok(entry)
     }
 
     /// Puts the inode of an object that was made just now into the table, counted as a look-up.

@@ -69,6 +69,7 @@ impl DirtyFile {
     }
 
     async fn publish_to_the_end(self: &Arc<Self>) -> Result<Published, WriteError> {
+        self.wait_until(|state| (!state.resuming).then_some(())).await;
         let _entered = self.enter_publication().await;
         {
             let state = self.state.lock();
@@ -531,7 +532,7 @@ impl State {
     ) -> Option<Option<(u64, Arc<Transfer>, SpillBody)>> {
         let Some(range) = self.plan.part_range(number) else { return Some(None) };
         let range = range.intersect(&ByteRange::new(0, self.size));
-        if self.retired.is_some() || self.ended {
+        if self.retired.is_some() || self.ended || self.resuming {
             return Some(None);
         }
         if self.parts.entry(number).or_default().sending.is_some() {

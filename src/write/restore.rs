@@ -105,6 +105,17 @@ impl DirtyFile {
         file
     }
 
+    /// Has publication wait until it is known what an earlier process has sent.
+    pub fn hold_publication(&self) {
+        self.state.lock().resuming = true;
+    }
+
+    /// The other way round.
+    pub fn allow_publication(&self) {
+        self.state.lock().resuming = false;
+        self.changed.notify_waiters();
+    }
+
     /// Takes up the upload that the journal knows: the parts that the service has, and whose bytes are those of
     /// the spill files, are not sent again. Returns how many. An upload that is of no use is given up.
     ///
@@ -127,7 +138,8 @@ impl DirtyFile {
             self.state.lock().parts.iter().map(|(number, part)| (*number, part.generation)).collect();
         let mut good = Vec::new();
         for info in told {
-            if let Some(outcome) = self.usable(restored, &info)? {
+            // Reads the spill files of the part: other tasks of this thread go on elsewhere.
+            if let Some(outcome) = tokio::task::block_in_place(|| self.usable(restored, &info))? {
                 good.push((info.number, outcome));
             }
         }

@@ -14,6 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("oss", &["base"]),
     ("spill", &["base"]),
     ("journal", &["base"]),
+    ("ledger", &["base"]),
     ("devserver", &["base"]),
     ("config", &["base", "oss"]),
     ("control", &["base"]),
@@ -23,16 +24,17 @@ const EDGES: &[(&str, &[&str])] = &[
     ("read", &["base", "oss"]),
     ("write", &["base", "oss", "spill", "journal", "upload"]),
     ("replay", &["base", "oss", "spill", "upload", "write"]),
-    ("vfs", &["base", "oss", "spill", "upload", "intent", "read", "write"]),
+    ("vfs", &["base", "oss", "spill", "upload", "intent", "ledger", "read", "write"]),
     ("fuse", &["base", "vfs"]),
+    ("supervise", &["base", "control", "fuse"]),
     (
         "worker",
         &[
-            "base", "config", "control", "fuse", "intent", "journal", "oss", "read", "replay", "spill", "upload",
-            "vfs", "write",
+            "base", "config", "control", "fuse", "intent", "journal", "ledger", "oss", "read", "replay", "spill",
+            "supervise", "upload", "vfs", "write",
         ],
     ),
-    ("cli", &["base", "config", "control", "devserver", "logging", "replay", "worker"]),
+    ("cli", &["base", "config", "control", "devserver", "logging", "replay", "supervise", "worker"]),
 ];
 
 /// Edges against the table, each from one file and for a reason.

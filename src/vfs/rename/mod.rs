@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::Vfs;
 use super::attr::Kind;
+use super::call::Call;
 use super::error::FsError;
 use super::keep::Parting;
 use super::tree::Listed;
@@ -16,7 +17,8 @@ use crate::base::key::check_name;
 use crate::base::{ETag, ObjectKey};
 use crate::intent::{Work, copy_any};
 use crate::journal::CopyRecord;
-use crate::oss::{CopyOptions, ErrorKind};
+use crate::ledger::Effect;
+use crate::oss::{CopyOptions, CopyReceipt, ErrorKind};
 use crate::write::{DirtyFile, Fence, Rekeyed, WriteError};
 
 pub(super) use tree::Unfinished;
@@ -40,20 +42,43 @@ impl Vfs {
     /// Gives a file or a directory another name.
     pub async fn rename(
         &self,
+        call: Call,
         (parent, name): (u64, &str),
         (new_parent, new_name): (u64, &str),
         mode: RenameMode,
     ) -> Result<(), FsError> {
         self.check_writable()?;
         check_name(new_name)?;
-        let (from, to) = (Place { parent, name }, Place { parent: new_parent, name: new_name });
-        match self.resolve(parent, name).await? {
-            (_, Kind::Dir) => self.rename_dir(from, to, mode).await,
-            (ino, _) => self.rename_file(ino, from, to, mode).await,
+        if self.was_done(call) {
+            return Ok(());
         }
+        let (from, to) = (Place { parent, name }, Place { parent: new_parent, name: new_name });
+        let begun = self.was_begun(call);
+        if begun {
+            self.wait_for_move(from, to).await?;
+        }
+        match self.resolve(parent, name).await {
+            // Done before the process died.
+            Err(FsError::NotFound) if begun && self.resolve(new_parent, new_name).await.is_ok() => {}
+            Err(error) => return Err(error),
+            Ok((_, Kind::Dir)) => self.rename_dir(call, from, to, mode).await?,
+            Ok((ino, _)) => self.rename_file(call, ino, from, to, mode).await?,
+        }
+        self.done(call, Effect::Nothing);
+        Ok(())
     }
 
-    async fn rename_file(&self, ino: u64, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<(), FsError> {
+    async fn rename_file(
+        &self,
+        call: Call,
+        ino: u64,
+        from: Place<'_>,
+        to: Place<'_>,
+        mode: RenameMode,
+    ) -> Result<(), FsError> {
+        let begun = self.was_begun(call);
+        // What stands at the new name by now may be what was put there.
+        let mode = if begun { RenameMode::Replace } else { mode };
         let (old_key, new_key, _fence) = loop {
             let (old, new) = (self.child_path(from.parent, from.name)?, self.child_path(to.parent, to.name)?);
             if old == new {
@@ -64,13 +89,18 @@ impl Vfs {
                 break (self.file_key(&old)?, self.file_key(&new)?, fence);
             }
         };
-        let parting = match self.check_target(to, mode).await? {
+        let target = self.check_target(to, mode).await?;
+        self.begin(call);
+        let parting = match target {
             Some(target) => Some(self.part(target, &new_key).await?),
             None => None,
         };
         let renamed = match self.unsent(ino) {
-            Some(dirty) => self.rename_unsent(ino, &dirty, (&old_key, from), (&new_key, to)).await,
-            None => self.rename_object(ino, None, (&old_key, from), (&new_key, to)).await,
+            Some(dirty) if begun && dirty.publishable_key().as_ref() == Some(&new_key) => {
+                self.finish_unsent(ino, &dirty, (&old_key, from), to).await
+            }
+            Some(dirty) => self.rename_unsent(begun, ino, &dirty, (&old_key, from), (&new_key, to)).await,
+            None => self.rename_object(begun, ino, None, (&old_key, from), (&new_key, to)).await,
         };
         match (renamed, parting) {
             (Err(error), Some(parting)) => {
@@ -109,6 +139,7 @@ impl Vfs {
     /// first: it must stand under the new name until then. Whether there was one.
     async fn rename_unsent(
         &self,
+        begun: bool,
         ino: u64,
         dirty: &Arc<DirtyFile>,
         (old_key, from): (&ObjectKey, Place<'_>),
@@ -124,9 +155,9 @@ impl Vfs {
                     return Ok(false);
                 }
             }
-            return self.rename_object(ino, None, (old_key, from), (new_key, to)).await;
+            return self.rename_object(begun, ino, None, (old_key, from), (new_key, to)).await;
         };
-        match self.rename_object(ino, Some((dirty, etag)), (old_key, from), (new_key, to)).await {
+        match self.rename_object(begun, ino, Some((dirty, etag)), (old_key, from), (new_key, to)).await {
             // Another client deleted what the file was to replace: there is only the session to be moved.
             Err(FsError::NotFound) if !dirty.uses_base() => {
                 dirty.rename(new_key.clone(), None).await?;
@@ -137,9 +168,26 @@ impl Vfs {
         }
     }
 
+    /// The session has its new name from a process that died before the old object was gone.
+    async fn finish_unsent(
+        &self,
+        ino: u64,
+        dirty: &DirtyFile,
+        (old_key, from): (&ObjectKey, Place<'_>),
+        to: Place<'_>,
+    ) -> Result<bool, FsError> {
+        let sent = dirty.base().is_some() || dirty.replaces().is_some();
+        self.moved(ino, from, to, None);
+        if sent {
+            self.client.delete_object(old_key).await?;
+        }
+        Ok(sent)
+    }
+
     /// What stands in the bucket: copied on the server, then deleted. A session that edits or replaces it goes along.
     async fn rename_object(
         &self,
+        begun: bool,
         ino: u64,
         session: Option<(&Arc<DirtyFile>, ETag)>,
         (old_key, from): (&ObjectKey, Place<'_>),
@@ -153,6 +201,13 @@ impl Vfs {
         let intent = self.intents.begin(work, false)?.id;
         let receipt = match copy_any(&self.client, old_key, new_key, &options).await {
             Ok(receipt) => receipt,
+            // Copied, and the original deleted, before the process died.
+            Err(error) if begun && error.kind == ErrorKind::NoSuchKey => {
+                let found = self.client.head_object(new_key).await;
+                self.intents.finish(intent);
+                let found = found.map_err(|_| stale(error))?;
+                CopyReceipt { etag: found.etag, last_modified: Some(found.last_modified), crc64: found.crc64 }
+            }
             Err(error) => {
                 self.intents.finish(intent);
                 return Err(stale(error));
@@ -186,6 +241,7 @@ impl Vfs {
             relocate::carry(node, key, Some(record));
         }
         let (kind, version) = (node.attr.kind, node.version.clone());
+        tree.note_object(ino);
         tree.changed(from.parent, from.name, None);
         tree.changed(to.parent, to.name, Some(Listed { kind, ino, version }));
     }

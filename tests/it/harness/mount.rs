@@ -54,9 +54,14 @@ impl<'b> Mount<'b> {
         if name.is_empty() { self.path.clone() } else { self.path.join(name) }
     }
 
-    /// The process that serves it.
+    /// The supervisor: the process that holds the mount.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process that serves it, as `status` tells.
+    pub(crate) fn worker_pid(&self) -> u32 {
+        u32::try_from(self.status()["worker_pid"].as_u64().expect("a worker")).unwrap()
     }
 
     /// Runs a script in the mount; it must succeed.
@@ -115,19 +120,27 @@ impl<'b> Mount<'b> {
         wait_for("the process of the mount ends", || self.child.try_wait().unwrap())
     }
 
-    /// Kills its process as the kernel does when memory runs out, and clears the mount away.
+    /// Kills all its processes, as power loss does but for the disk, and clears the mount away.
     pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.die();
         detach(&self.path);
+    }
+
+    /// Kills all its processes and leaves the dead mount. Workers of tests end with their supervisor.
+    pub(crate) fn die(&mut self) {
+        let workers = children(self.child.id());
+        drop(self.child.kill());
+        drop(self.child.wait());
+        for worker in workers {
+            wait_until("the worker ends with its supervisor", || !is_alive(worker));
+        }
     }
 }
 
 impl Drop for Mount<'_> {
     fn drop(&mut self) {
         // The end of the process also ends whoever hangs in the mount.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        self.die();
         if is_mounted(&self.path) {
             detach(&self.path);
         }
@@ -135,6 +148,18 @@ impl Drop for Mount<'_> {
             eprintln!("log of {}:\n{}", self.path.display(), self.log());
         }
     }
+}
+
+/// The processes that a process has started and not waited for.
+fn children(pid: u32) -> Vec<u32> {
+    let listed = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    listed.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// Whether a process still does anything; one that nobody waits for does not.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// Whether something is mounted at a path, in the namespace of the calling thread.
