@@ -6,6 +6,7 @@
 mod entries;
 mod errno;
 mod mount;
+mod reply;
 mod serve;
 mod touch;
 
@@ -15,11 +16,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
     ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -30,22 +31,21 @@ pub use serve::{Greeting, recovery_is_transparent, serve};
 pub use touch::TouchedBuffers;
 
 use crate::base::limits::FUSE_WRITE_MAX;
-use crate::base::{ByteRange, KeyError};
+use crate::base::ByteRange;
 use crate::vfs::{
-    Allocate, Attr, AttrChange, Call, Entry, FsError, Kind, OpenHow, OpenedFile, RenameMode, Seek, SetTime, SetXattr, Vfs,
+    Allocate, AttrChange, Call, Entry, FsError, Kind, RenameMode, Seek, SetXattr, Vfs,
     is_refused,
 };
 use entries::{Entries, READDIR_BYTES, RawReplies};
-use errno::errno;
+use reply::{
+    BLOCK, GENERATION, add_plus, file_attr, fopen_flags, how_of, kind_of, note_listed, reply_attr, reply_empty,
+    reply_entry, reply_xattr, set_time, told, utf8,
+};
 
 /// Requests that the kernel keeps in the background; fuser's default of 16 starves parallel readers.
 const BACKGROUND_MAX: u16 = 128;
 /// How far the kernel reads ahead by itself.
 const READAHEAD_MAX: u32 = 1 << 20;
-/// Block size that `stat` and `statfs` tell.
-const BLOCK: u32 = 4096;
-/// An inode number is not given out twice, so generations need not differ.
-const GENERATION: Generation = Generation(0);
 
 /// The file system as fuser wants it.
 #[derive(Debug)]
@@ -97,112 +97,6 @@ impl Adapter {
         self.replies = Some(Arc::new(RawReplies::new(connection)));
         self.agreed = agreed;
     }
-}
-
-fn utf8(name: &OsStr) -> Result<&str, FsError> {
-    name.to_str().ok_or(FsError::Name(KeyError::NotUtf8))
-}
-
-fn kind_of(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Dir => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::CharDevice => FileType::CharDevice,
-        Kind::BlockDevice => FileType::BlockDevice,
-    }
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size,
-        blocks: attr.size.div_ceil(512),
-        atime: attr.atime,
-        mtime: attr.mtime,
-        ctime: attr.ctime,
-        crtime: attr.ctime,
-        kind: kind_of(attr.kind),
-        perm: attr.mode as u16,
-        nlink: if attr.kind == Kind::Dir { 2 } else { 1 },
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: attr.rdev,
-        blksize: BLOCK,
-        flags: 0,
-    }
-}
-
-fn how_of(flags: i32, tid: u32) -> OpenHow {
-    let mode = OpenFlags(flags).acc_mode();
-    OpenHow {
-        read: mode != OpenAccMode::O_WRONLY,
-        write: mode != OpenAccMode::O_RDONLY,
-        append: flags & libc::O_APPEND != 0,
-        truncate: flags & libc::O_TRUNC != 0,
-        tid,
-    }
-}
-
-/// A read-only handle has nothing to publish, so its closes need not be told.
-fn fopen_flags(opened: &OpenedFile, how: OpenHow) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
-    flags.set(FopenFlags::FOPEN_NOFLUSH, !how.write);
-    flags
-}
-
-fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
-    time.map(|time| match time {
-        TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(at) => SetTime::At(at),
-    })
-}
-
-fn reply_entry(vfs: &Vfs, result: Result<Entry, FsError>, reply: ReplyEntry) {
-    vfs.commit();
-    match result {
-        Ok(entry) => reply.entry(&entry.ttl, &file_attr(&entry.attr), GENERATION),
-        Err(error) => reply.error(told(&error)),
-    }
-}
-
-fn reply_attr(vfs: &Vfs, result: Result<Entry, FsError>, reply: ReplyAttr) {
-    vfs.commit();
-    match result {
-        Ok(entry) => reply.attr(&entry.ttl, &file_attr(&entry.attr)),
-        Err(error) => reply.error(told(&error)),
-    }
-}
-
-fn reply_empty(vfs: &Vfs, result: Result<(), FsError>, reply: ReplyEmpty) {
-    vfs.commit();
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(told(&error)),
-    }
-}
-
-/// The value of an attribute, or only its size where nothing else was asked for.
-fn reply_xattr(vfs: &Vfs, result: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
-    vfs.commit();
-    match result {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(told(&error)),
-    }
-}
-
-/// The errno of a failure; what is no ordinary answer is logged in words, since the application sees the number.
-fn told(error: &FsError) -> fuser::Errno {
-    match error {
-        FsError::Oss(_) | FsError::Write(_) | FsError::Read(_) => log::warn!("{error}"),
-        _ => log::trace!("{error}"),
-    }
-    errno(error)
 }
 
 impl Filesystem for Adapter {
@@ -765,42 +659,5 @@ impl Filesystem for Adapter {
         let free = total.saturating_sub(used);
         let files_free = u64::from(u32::MAX);
         reply.statfs(total, free, free, usage.objects + files_free, files_free, BLOCK, 255, BLOCK);
-    }
-}
-
-/// Notes the first `told` entries from `offset` on: the answer that follows tells them.
-fn note_listed(vfs: &Vfs, fh: u64, entries: &[(String, u64, Option<Kind>)], offset: u64, told: usize) {
-    let start = (offset as usize).min(entries.len());
-    vfs.listed(fh, offset, &entries[start..start + told]);
-    vfs.commit();
-}
-
-/// Adds an entry with its attributes, counted as a look-up; whether the buffer is full.
-async fn add_plus(
-    vfs: &Vfs,
-    call: Call,
-    reply: &mut ReplyDirectoryPlus,
-    parent: u64,
-    next: u64,
-    (name, ino, kind): (&str, u64, Kind),
-) -> bool {
-    if name == "." || name == ".." {
-        // The kernel takes neither number nor attributes from these.
-        let at = SystemTime::UNIX_EPOCH;
-        let attr = Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0 };
-        return reply.add(INodeNo(ino), next, name, &Duration::ZERO, &file_attr(&attr), GENERATION);
-    }
-    match vfs.lookup(parent, name).await {
-        Ok(entry) => {
-            let full = reply.add(INodeNo(entry.attr.ino), next, name, &entry.ttl, &file_attr(&entry.attr), GENERATION);
-            if full {
-                vfs.untold(entry.attr.ino);
-            } else {
-                vfs.tell(call, entry.attr.ino);
-            }
-            full
-        }
-        // It went away since the directory was read.
-        Err(_) => false,
     }
 }

@@ -179,7 +179,7 @@ async fn resume_open(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: Rest
             }
         }
         match engine.upload().journal().upload_of(file.id()) {
-            Ok(Some((upload, _))) => file.resume_upload(&restored, &upload).await.map(drop),
+            Ok(Some(known)) => file.resume_upload(&restored, &known).await.map(drop),
             Ok(None) => Ok(()),
             Err(error) => {
                 log::warn!("{}: {error}; all of it is sent again", file.name());
@@ -268,7 +268,7 @@ async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored
         }
     };
     let taken_up = match &known {
-        Some((upload, _)) => file.resume_upload(restored, upload).await?,
+        Some(known) => file.resume_upload(restored, known).await?,
         None => 0,
     };
     if file.is_changed() {

@@ -9,7 +9,8 @@ use super::file::DirtyFile;
 use super::state::{Piece, State};
 use super::{WriteEngine, WriteError};
 use crate::base::{ByteRange, ObjectKey, PartNumber};
-use crate::journal::UploadRecord;
+use crate::base::time::micros;
+use crate::journal::{KnownUpload, PartRecord, UploadRecord};
 use crate::oss::{ErrorKind, ObjectMeta, PartInfo, PutHeaders};
 use crate::spill::{Phase, SessionDir, SessionRecord, SpillBody};
 use crate::upload::{Finished, PartOutcome, Plan, Transfer};
@@ -78,6 +79,13 @@ impl Restored {
         Ok(self.record.completing.filter(|_| self.record.phase == Phase::Completing))
     }
 
+    /// When any spill file of a range was last written, in microseconds since the epoch.
+    fn last_written(&self, range: ByteRange) -> Option<u64> {
+        let size = self.record.piece_size;
+        let inside = self.pieces.iter().filter(|(index, ..)| !ByteRange::at(index * size, size).intersect(&range).is_empty());
+        inside.map(|(_, _, at)| micros(*at)).max()
+    }
+
     /// The CRC64 of a range of the file, from its spill files.
     fn sum(&self, range: ByteRange) -> Result<u64, WriteError> {
         let body = SpillBody::new(Some(self.dir.clone()), self.record.piece_size, range);
@@ -121,7 +129,8 @@ impl DirtyFile {
     ///
     /// # Errors
     /// The service did not answer; nothing is taken up then, and everything would be sent again.
-    pub async fn resume_upload(&self, restored: &Restored, upload: &UploadRecord) -> Result<usize, WriteError> {
+    pub async fn resume_upload(&self, restored: &Restored, known: &KnownUpload) -> Result<usize, WriteError> {
+        let (upload, records) = known;
         let _one = self.publishing.lock().await;
         let engine = self.engine.upload().clone();
         let Some(transfer) = Transfer::resume(engine, self.id(), upload).map(Arc::new) else { return Ok(0) };
@@ -139,7 +148,7 @@ impl DirtyFile {
         let mut good = Vec::new();
         for info in told {
             // Reads the spill files of the part: other tasks of this thread go on elsewhere.
-            if let Some(outcome) = tokio::task::block_in_place(|| self.usable(restored, &info))? {
+            if let Some(outcome) = tokio::task::block_in_place(|| self.usable(restored, records, &info))? {
                 good.push((info.number, outcome));
             }
         }
@@ -165,9 +174,19 @@ impl DirtyFile {
     }
 
     /// What the service has of a part, if that is what the spill files hold.
-    fn usable(&self, restored: &Restored, info: &PartInfo) -> Result<Option<PartOutcome>, WriteError> {
+    fn usable(
+        &self,
+        restored: &Restored,
+        records: &[(PartNumber, PartRecord)],
+        info: &PartInfo,
+    ) -> Result<Option<PartOutcome>, WriteError> {
         let Some(range) = self.local_part(info.number) else { return Ok(None) };
-        let same = range.len() == info.size && info.crc64 == Some(restored.sum(range)?);
+        let noted = records.iter().find(|(number, _)| *number == info.number);
+        let unread = noted.is_some_and(|(_, record)| {
+            let same = record.len == info.size && record.crc64.is_some() && record.crc64 == info.crc64;
+            same && record.stable_since.is_some() && record.stable_since == restored.last_written(range)
+        });
+        let same = range.len() == info.size && (unread || info.crc64 == Some(restored.sum(range)?));
         Ok(same.then(|| PartOutcome { etag: info.etag.clone(), size: info.size, crc64: info.crc64 }))
     }
 

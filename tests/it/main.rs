@@ -6,6 +6,7 @@ mod close;
 mod conformance;
 mod counts;
 mod crash;
+mod handover;
 mod harness;
 mod metadata;
 mod model;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub(crate) use mount::{Mount, is_mounted};
+pub(crate) use mount::{Mount, is_alive, is_mounted};
 pub(crate) use server::{BUCKET, Counts, Server};
 
 /// Longest that anything here is waited for.
@@ -105,13 +105,18 @@ impl Bench {
         self.mount_at(BUCKET, "mnt", options)
     }
 
+    /// Mounts the bucket with further options and variables.
+    pub(crate) fn mount_with(&self, options: &[&str], variables: &[(&str, &OsStr)]) -> Mount<'_> {
+        Mount::start(self, BUCKET, &self.folder("mnt"), options, variables)
+    }
+
     /// Mounts a bucket or a prefix of it at a folder of the test.
     pub(crate) fn mount_at(&self, spec: &str, place: &str, options: &[&str]) -> Mount<'_> {
         let path = self.path(place);
         if !is_mounted(&path) {
             self.folder(place);
         }
-        Mount::start(self, spec, &path, options)
+        Mount::start(self, spec, &path, options, &[])
     }
 
     /// `ossfuse recover list BUCKET --json`, whether or not it is mounted.

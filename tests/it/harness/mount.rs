@@ -2,7 +2,7 @@
 //!
 //! What is dropped is killed, never asked: a test that fails must not hang on what it has found to be broken.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
@@ -22,10 +22,17 @@ pub(crate) struct Mount<'b> {
 
 impl<'b> Mount<'b> {
     /// Mounts and waits until the mount answers.
-    pub(super) fn start(bench: &'b Bench, spec: &str, path: &Path, options: &[&str]) -> Self {
+    pub(super) fn start(
+        bench: &'b Bench,
+        spec: &str,
+        path: &Path,
+        options: &[&str],
+        variables: &[(&str, &OsStr)],
+    ) -> Self {
         let log = path.with_extension("log");
         let mut command = Self::command(bench, spec, path, options);
         let file = std::fs::File::options().append(true).create(true).open(&log).unwrap();
+        command.envs(variables.iter().copied());
         command.arg("--foreground").stdout(file.try_clone().unwrap()).stderr(file);
         end_with_parent(&mut command);
         let mut mount = Self { bench, child: command.spawn().unwrap(), path: path.to_owned(), log };
@@ -85,6 +92,18 @@ impl<'b> Mount<'b> {
         assert!(output.status.success(), "{}", told(&output));
         let mut report: Value = serde_json::from_slice(&output.stdout).unwrap();
         report["mounts"][0].take()
+    }
+
+    /// The same, unless no worker answers just now.
+    pub(crate) fn try_status(&self) -> Option<Value> {
+        let output = self.bench.ossfuse(["status", "--json"]).arg(&self.path).output().unwrap();
+        let mut report: Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(report["mounts"][0].take()).filter(|status| status["worker_pid"].is_u64())
+    }
+
+    /// The processes that the supervisor has started: its worker, if there is one just now.
+    pub(crate) fn children(&self) -> Vec<u32> {
+        children(self.child.id())
     }
 
     /// Waits until nothing is on its way: no handle is open and nothing is pending.
@@ -156,10 +175,14 @@ fn children(pid: u32) -> Vec<u32> {
     listed.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
-/// Whether a process still does anything; one that nobody waits for does not.
+/// Whether any thread of a process still does anything: until none does, its connections stand. What is left of one
+/// that nobody waits for does not count.
 pub(crate) fn is_alive(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.into_iter().any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    })
 }
 
 /// Whether something is mounted at a path, in the namespace of the calling thread.
