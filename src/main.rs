@@ -13,6 +13,12 @@ fn main() -> ExitCode {
     if let Some(status) = ossfuse::worker::probe_if_asked() {
         return status;
     }
+    if let Some(status) = ossfuse::worker::tell_formats_if_asked() {
+        return status;
+    }
+    if let Some(status) = ossfuse::cli::supervise_if_asked() {
+        return status;
+    }
     if let Some(status) = ossfuse::cli::work_if_asked() {
         return status;
     }

@@ -15,6 +15,7 @@ mod recover;
 mod status;
 mod table;
 mod umount;
+mod upgrade;
 mod usage;
 
 use std::ffi::OsString;
@@ -49,6 +50,7 @@ enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Status(status::Args),
+    Upgrade(upgrade::Args),
     Recover(recover::Args),
     DevServer(dev_server::Args),
 }
@@ -101,9 +103,15 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::DevServer(args) => dev_server::run(&args),
     }
+}
+
+/// Takes a mount over from another supervisor, if that is what this process was started for.
+pub fn supervise_if_asked() -> Option<ExitCode> {
+    mount::take_over_if_asked()
 }
 
 /// Serves as the worker of a mount, if that is what this process was started for.

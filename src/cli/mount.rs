@@ -147,6 +147,22 @@ fn supervise(config: &MountConfig, settings: &Settings, ready: Ready) -> Result<
     }
 }
 
+/// Holds a mount that another supervisor has held before.
+pub(super) fn take_over_if_asked() -> Option<ExitCode> {
+    let outcome = supervise::take_over_if_asked()?;
+    Some(match outcome {
+        Ok(supervise::Outcome::Ended) => ExitCode::SUCCESS,
+        Ok(supervise::Outcome::Failed(line)) => {
+            complain(&line);
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            complain(&format!("the mount cannot be taken over: {error}"));
+            ExitCode::FAILURE
+        }
+    })
+}
+
 /// The worker of a mount. It speaks to its supervisor and into the log, to nobody else.
 pub(super) fn work((supervised, settings): (Supervised, Vec<u8>)) -> ExitCode {
     let config = serde_json::from_slice::<Settings>(&settings)

@@ -29,6 +29,8 @@ pub enum Request {
     },
     /// Answered with [`Response::RecoverList`].
     RecoverList,
+    /// Replace the mount's processes by the binary on disk. Answered with `Done` once that is begun, or `Failed`.
+    Upgrade,
 }
 
 /// What a mount answers; one line each.

@@ -2,7 +2,8 @@
 //!
 //! Only in builds with debug assertions: elsewhere there is nothing here.
 
-/// Names a file; its content names the point. Who takes the file away dies.
+/// Names a file; its content names the point. Who takes the file away dies. With `abort ` in front of the name the file
+/// stays, and whoever comes there aborts.
 #[cfg(debug_assertions)]
 const VARIABLE: &str = "_OSSFUSE_CRASH_FILE";
 
@@ -14,7 +15,11 @@ pub fn crash_point(name: &str) {
 
     static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
     let Some(file) = FILE.get_or_init(|| std::env::var_os(VARIABLE).map(PathBuf::from)) else { return };
-    if std::fs::read_to_string(file).is_ok_and(|wanted| wanted.trim() == name) && std::fs::remove_file(file).is_ok() {
+    let Ok(wanted) = std::fs::read_to_string(file) else { return };
+    if wanted.trim().strip_prefix("abort ") == Some(name) {
+        std::process::abort();
+    }
+    if wanted.trim() == name && std::fs::remove_file(file).is_ok() {
         // SAFETY: ends this process.
         unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
     }

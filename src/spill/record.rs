@@ -12,7 +12,7 @@ use super::frame::Frame;
 use crate::base::{ETag, ObjectKey, SessionId};
 
 /// The version written; older ones are read, newer ones refused.
-pub(super) const VERSION: u8 = 1;
+pub const VERSION: u8 = 1;
 const FRAME: Frame = Frame { magic: b"OSFS", version: VERSION };
 
 /// The object that a session edits; absent where the file is written anew.

@@ -5,24 +5,27 @@
 //! thread, no network, no data, no journal. It speaks with its worker by [`Order`] and [`Report`].
 
 mod estate;
+mod inherit;
 mod link;
 mod signals;
 mod slots;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
+pub use inherit::start_supervisor;
 pub use estate::{Descriptors, Estate, memory_file, read_memory_file};
 pub use link::{Link, Order, Report};
 pub use slots::{InWork, Slot};
 
 use crate::control::{READY_VARIABLE, Ready, bind};
-use crate::fuse::{KernelMount, unmount};
+use crate::fuse::{KernelMount, recovery_is_transparent, unmount};
+use inherit::Inheritance;
 use signals::{Signals, unblock_all};
 use slots::Slots;
 
@@ -46,10 +49,18 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// The process of a worker.
+#[derive(Debug)]
+enum Process {
+    Child(Child),
+    /// One that another supervisor has started: its end can be seen, not how it came.
+    Adopted { pid: u32, handle: OwnedFd },
+}
+
 /// A running worker.
 #[derive(Debug)]
 struct Worker {
-    child: Child,
+    process: Process,
     link: Link,
     up: bool,
     /// It has said that it cannot serve, and why.
@@ -77,6 +88,8 @@ struct Supervisor {
     epitaph: Option<String>,
     /// The mount is gone and nothing is pending.
     ending: bool,
+    /// The worker is ended for the sake of the binary on disk.
+    upgrading: bool,
     slots: Slots,
 }
 
@@ -101,9 +114,83 @@ pub fn run(estate: Estate, settings: OwnedFd, ready: Ready) -> io::Result<Outcom
         stops: 0,
         epitaph: None,
         ending: false,
+        upgrading: false,
         slots,
     };
     supervisor.supervise()
+}
+
+/// Takes a mount over from another supervisor, if that is what this process was started for.
+pub fn take_over_if_asked() -> Option<io::Result<Outcome>> {
+    Some(inherit::inherited()?.and_then(take_over))
+}
+
+fn take_over(Inheritance { estate, descriptors, worker }: Inheritance) -> io::Result<Outcome> {
+    // SAFETY: a terminated string.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"ossfuse".as_ptr()) };
+    let signals = Signals::watch()?;
+    let slots = Slots::adopt(descriptors.slots.try_clone()?)?;
+    notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+    let worker = match worker {
+        Some((pid, link)) => {
+            let process = Process::Adopted { pid, handle: open_process(pid)? };
+            Some(Worker { process, link, up: true, failed: None, silent: false, asked_at: None })
+        }
+        None => None,
+    };
+    let now = Instant::now();
+    let supervisor = Supervisor {
+        estate,
+        descriptors,
+        ready: Ready::nobody(),
+        signals,
+        due: worker.is_none().then_some(now),
+        worker,
+        was_up: true,
+        early_deaths: 0,
+        next_ping: now + PING_EVERY,
+        stops: 0,
+        epitaph: None,
+        ending: false,
+        upgrading: false,
+        slots,
+    };
+    supervisor.supervise()
+}
+
+/// A descriptor that becomes readable when a process has ended.
+fn open_process(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: plain numbers; the descriptor is ours from then on.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as RawFd)) }
+    }
+}
+
+impl Process {
+    fn id(&self) -> u32 {
+        match self {
+            Self::Child(child) => child.id(),
+            Self::Adopted { pid, .. } => *pid,
+        }
+    }
+
+    /// How it has ended, if it has.
+    fn end(&mut self) -> Option<ExitStatus> {
+        match self {
+            Self::Child(child) => child.try_wait().ok().flatten(),
+            // How is not known: as if from outside.
+            Self::Adopted { handle, .. } => {
+                poll(&[handle.as_raw_fd()], 0).then(|| ExitStatus::from_raw(libc::SIGKILL))
+            }
+        }
+    }
+
+    fn kill(&mut self) {
+        // One that has ended is no harm: nobody else has its number before it was waited for, or seen to end.
+        // SAFETY: a plain system call.
+        unsafe { libc::kill(self.id() as libc::pid_t, libc::SIGKILL) };
+    }
 }
 
 impl Supervisor {
@@ -155,7 +242,7 @@ impl Supervisor {
         self.estate.incarnation += 1;
         // One that is dead already is buried like any other.
         drop(ours.send(&welcome, &self.descriptors.raw()));
-        self.worker = Some(Worker { child, link: ours, up: false, failed: None, silent: false, asked_at: None });
+        self.worker = Some(Worker { process: Process::Child(child), link: ours, up: false, failed: None, silent: false, asked_at: None });
         Ok(())
     }
 
@@ -165,7 +252,11 @@ impl Supervisor {
         let wake = self.due.unwrap_or(self.next_ping).saturating_duration_since(now);
         let timeout = i32::try_from(wake.as_millis() + 1).unwrap_or(i32::MAX);
         let link = self.worker.as_ref().filter(|worker| !worker.silent).map_or(-1, |worker| worker.link.as_raw_fd());
-        poll(&[self.signals.as_raw_fd(), link], timeout);
+        let process = match self.worker.as_ref().map(|worker| &worker.process) {
+            Some(Process::Adopted { handle, .. }) => handle.as_raw_fd(),
+            _ => -1,
+        };
+        poll(&[self.signals.as_raw_fd(), link, process], timeout);
     }
 
     /// Takes what the worker has said.
@@ -205,7 +296,12 @@ impl Supervisor {
                 self.close_door();
                 self.order(&Order::Farewell);
             }
-            Report::Upgrade | Report::Unknown => {}
+            Report::Upgrade => {
+                notify(&[NotifyState::Status("upgrading")]);
+                self.upgrading = true;
+                self.with_worker(|worker| worker.process.kill());
+            }
+            Report::Unknown => {}
         }
     }
 
@@ -271,8 +367,7 @@ impl Supervisor {
             self.pass_stop();
         } else if let Some(worker) = &mut self.worker {
             worker.failed = Some(format!("{}: interrupted; nothing is mounted", self.estate.mount.mountpoint.display()));
-            // It may have ended already.
-            drop(worker.child.kill());
+            worker.process.kill();
         }
     }
 
@@ -295,13 +390,16 @@ impl Supervisor {
 
     /// Looks whether the worker has died, and sees to the next one.
     fn bury(&mut self) -> Option<Outcome> {
-        let status = self.worker.as_mut()?.child.try_wait().ok().flatten()?;
+        let status = self.worker.as_mut()?.process.end()?;
         // What it said last counts.
         self.listen();
         let worker = self.worker.take()?;
         if self.ending || status.success() {
             self.close_door();
             return Some(Outcome::Ended);
+        }
+        if self.upgrading {
+            return self.upgrade();
         }
         let own = is_own_doing(status);
         let told = worker.failed.clone().unwrap_or_else(|| describe(status));
@@ -324,10 +422,35 @@ impl Supervisor {
         if self.was_up {
             self.estate.restarts += 1;
         }
-        log::warn!("worker {} has ended: {told}; the next one is started", worker.child.id());
-        self.epitaph = Some(format!("worker {} before this one has ended: {told}", worker.child.id()));
+        let pid = worker.process.id();
+        log::warn!("worker {pid} has ended: {told}; the next one is started");
+        self.epitaph = Some(format!("worker {pid} before this one has ended: {told}"));
+        if !self.estate.init.as_deref().is_none_or(recovery_is_transparent) {
+            self.give_mount_up();
+        }
         self.due = Some(Instant::now() + pause);
         None
+    }
+
+    /// The worker has made way: the binary on disk takes the place of this process, and starts the next one.
+    fn upgrade(&mut self) -> Option<Outcome> {
+        self.upgrading = false;
+        self.estate.restarts += 1;
+        let error = inherit::replace(&self.estate, &self.descriptors);
+        log::error!("{} cannot be executed: {error}; going on as before", self.estate.program.display());
+        self.due = Some(Instant::now());
+        None
+    }
+
+    /// This kernel does not send its requests again: whoever waits for an answer gets an error, and the next worker
+    /// mounts anew at the same place.
+    fn give_mount_up(&mut self) {
+        self.detach();
+        self.close_door();
+        // The last descriptor: the kernel ends all requests.
+        self.descriptors.kernel = None;
+        (self.estate.init, self.estate.init_reply) = (None, None);
+        self.estate.connection = self.estate.connection.wrapping_add(1);
     }
 
     /// Asks the worker whether it is alive; one that has not answered for long is killed.
@@ -340,8 +463,8 @@ impl Supervisor {
         let Some(worker) = &mut self.worker else { return };
         match worker.asked_at {
             Some(at) if now - at > PING_PATIENCE => {
-                log::error!("worker {} has not answered for {} s; it is replaced", worker.child.id(), PING_PATIENCE.as_secs());
-                drop(worker.child.kill());
+                log::error!("worker {} has not answered for {} s; it is replaced", worker.process.id(), PING_PATIENCE.as_secs());
+                worker.process.kill();
             }
             Some(_) => {}
             None => {

@@ -8,6 +8,7 @@ mod journal;
 mod refusal;
 mod status;
 mod supervised;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -39,6 +40,7 @@ use supervised::Watched;
 
 pub use journal::probe_if_asked;
 pub use refusal::Error;
+pub use upgrade::tell_formats_if_asked;
 pub use supervised::{Supervised, accept_if_asked, estate};
 
 /// Threads that drive the network.
@@ -321,7 +323,16 @@ fn take_orders(worker: &Arc<Worker>, runtime: &Runtime) -> io::Result<std::sync:
         if supervised.is_tied() {
             exit(1);
         }
-        log::error!("the supervisor is gone");
+        match supervised.replace_supervisor() {
+            Ok(()) => {
+                log::error!("the supervisor has died; {} takes its place", supervised.supervisor());
+                true
+            }
+            Err(error) => {
+                log::error!("the supervisor has died, and no other can be started: {error}");
+                false
+            }
+        }
     };
     supervised.listen(obey, gone)?;
     Ok(farewell)
@@ -339,6 +350,7 @@ async fn answer(worker: Arc<Worker>, request: Request, progress: Progress) -> Re
     match request {
         Request::Status => Response::Status { status: Box::new(status::of(&worker)) },
         Request::RecoverList => recover_list(&worker),
+        Request::Upgrade => upgrade::of(&worker).await,
         Request::Umount { force: true, .. } => match fuse::unmount(&worker.config.mountpoint, true) {
             Ok(()) => {
                 log::warn!("{}: detached by force; what is pending is kept", worker.config.mountpoint.display());

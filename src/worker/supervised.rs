@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
@@ -13,7 +15,7 @@ use crate::base::SessionId;
 use crate::base::time::{micros, now};
 use crate::config::{Access, MountConfig};
 use crate::fuse::{Greeting, MountPlan, Watch};
-use crate::supervise::{Descriptors, Estate, InWork, Link, Order, Report, WORKER_VARIABLE, read_memory_file};
+use crate::supervise::{Descriptors, Estate, InWork, Link, Order, Report, WORKER_VARIABLE, read_memory_file, start_supervisor};
 
 /// Has a worker end with its supervisor instead of going on and starting another; for tests that must leave nothing
 /// behind, whatever happens to them.
@@ -25,8 +27,8 @@ pub struct Supervised(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    link: Link,
-    supervisor: u32,
+    link: Mutex<Arc<Link>>,
+    supervisor: AtomicU32,
     epitaph: Option<String>,
     suspects: Vec<u64>,
     careful: bool,
@@ -66,13 +68,18 @@ fn welcome(link: Link) -> io::Result<(Supervised, Vec<u8>)> {
     let descriptors = Descriptors::of(descriptors)?;
     let settings = read_memory_file(&descriptors.settings)?;
     let estate = Mutex::new((*estate, descriptors));
+    let (link, supervisor) = (Mutex::new(Arc::new(link)), AtomicU32::new(supervisor));
     Ok((Supervised(Arc::new(Inner { link, supervisor, epitaph, suspects, careful, estate })), settings))
 }
 
 impl Supervised {
     /// The process that holds the mount.
     pub(super) fn supervisor(&self) -> u32 {
-        self.0.supervisor
+        self.0.supervisor.load(Ordering::Relaxed)
+    }
+
+    fn link(&self) -> Arc<Link> {
+        self.0.link.lock().clone()
     }
 
     pub(super) fn epitaph(&self) -> Option<&str> {
@@ -113,7 +120,7 @@ impl Supervised {
         }
         self.report(&Report::Mount);
         loop {
-            let heard = self.0.link.receive::<Order>().and_then(|heard| heard.ok_or(io::ErrorKind::BrokenPipe.into()));
+            let heard = self.link().receive::<Order>().and_then(|heard| heard.ok_or(io::ErrorKind::BrokenPipe.into()));
             match heard.map_err(|error| refusal::io("the supervisor", &error))? {
                 (Order::Mounted { init }, descriptors) => {
                     let mut descriptors = descriptors.into_iter();
@@ -144,11 +151,11 @@ impl Supervised {
     /// The reply to the kernel's INIT, before the kernel gets it.
     pub(super) fn agree(&self, reply: &[u8]) -> io::Result<()> {
         self.0.estate.lock().0.init_reply = Some(reply.to_vec());
-        self.0.link.send(&Report::InitReply(reply.to_vec()), &[])
+        self.link().send(&Report::InitReply(reply.to_vec()), &[])
     }
 
     pub(super) fn report(&self, report: &Report) {
-        if let Err(error) = self.0.link.send(report, &[]) {
+        if let Err(error) = self.link().send(report, &[]) {
             log::debug!("the supervisor cannot be told: {error}");
         }
     }
@@ -158,24 +165,40 @@ impl Supervised {
         self.report(&Report::Failed(line));
     }
 
-    /// Waits for orders in a thread of its own. `gone` is called when the supervisor is.
+    /// Waits for orders in a thread of its own. `gone` is called when the supervisor is; whether there is another then.
     pub(super) fn listen(
         &self,
         obey: impl Fn(Order) + Send + 'static,
-        gone: impl FnOnce(&Self) + Send + 'static,
+        gone: impl Fn(&Self) -> bool + Send + 'static,
     ) -> io::Result<()> {
         let own = self.clone();
         let work = move || {
             loop {
-                match own.0.link.receive::<Order>() {
+                match own.link().receive::<Order>() {
                     Ok(Some((order, _))) => obey(order),
-                    Ok(None) => break,
+                    Ok(None) if gone(&own) => {}
+                    Ok(None) => return,
                     Err(error) => log::error!("an order makes no sense: {error}"),
                 }
             }
-            gone(&own);
         };
         std::thread::Builder::new().name("orders".into()).spawn(work).map(drop)
+    }
+
+    /// Starts another supervisor: the one before has died.
+    pub(super) fn replace_supervisor(&self) -> io::Result<()> {
+        let estate = self.0.estate.lock();
+        // The worker after this one must not give out the same numbers.
+        let next = Estate { incarnation: estate.0.incarnation + 1, ..estate.0.clone() };
+        let (pid, link) = start_supervisor(&next, &estate.1)?;
+        *self.0.link.lock() = Arc::new(link);
+        self.0.supervisor.store(pid, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The binary on disk that an upgrade would take.
+    pub(super) fn program(&self) -> PathBuf {
+        self.0.estate.lock().0.program.clone()
     }
 
     /// Whether this worker ends with its supervisor.

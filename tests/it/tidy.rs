@@ -52,7 +52,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
 const BANNED: &[(&str, &[&str], &str)] = &[
     ("process::exit(", &[], "return an ExitCode from main; a worker ends by worker::exit"),
     ("SystemTime::now", &["src/base/time.rs"], "base::time::now"),
-    ("thread::sleep", &["src/cli/detach.rs", "src/control/client.rs"], "tokio::time::sleep, or wait for the event"),
+    ("thread::sleep", &["src/cli/detach.rs", "src/cli/upgrade.rs", "src/control/client.rs"], "tokio::time::sleep, or wait for the event"),
     ("println!", &[], "cli::print for results, log for the rest"),
     ("eprintln!", &[], "cli::complain for errors, log for the rest"),
     ("#[allow(", &[], "#[expect(…, reason = \"…\")]"),

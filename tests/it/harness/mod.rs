@@ -110,6 +110,11 @@ impl Bench {
         Mount::start(self, BUCKET, &self.folder("mnt"), options, variables)
     }
 
+    /// Mounts the bucket by another binary.
+    pub(crate) fn mount_by(&self, program: &Path, options: &[&str]) -> Mount<'_> {
+        Mount::start_by(program, self, BUCKET, &self.folder("mnt"), options, &[])
+    }
+
     /// Mounts a bucket or a prefix of it at a folder of the test.
     pub(crate) fn mount_at(&self, spec: &str, place: &str, options: &[&str]) -> Mount<'_> {
         let path = self.path(place);

@@ -29,8 +29,23 @@ impl<'b> Mount<'b> {
         options: &[&str],
         variables: &[(&str, &OsStr)],
     ) -> Self {
+        Self::start_by(Path::new(env!("CARGO_BIN_EXE_ossfuse")), bench, spec, path, options, variables)
+    }
+
+    /// The same by another binary.
+    pub(super) fn start_by(
+        program: &Path,
+        bench: &'b Bench,
+        spec: &str,
+        path: &Path,
+        options: &[&str],
+        variables: &[(&str, &OsStr)],
+    ) -> Self {
         let log = path.with_extension("log");
-        let mut command = Self::command(bench, spec, path, options);
+        let usual = Self::command(bench, spec, path, options);
+        let mut command = Command::new(program);
+        command.args(usual.get_args()).env_clear();
+        command.envs(usual.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(std::process::Stdio::null());
         let file = std::fs::File::options().append(true).create(true).open(&log).unwrap();
         command.envs(variables.iter().copied());
         command.arg("--foreground").stdout(file.try_clone().unwrap()).stderr(file);
