@@ -50,7 +50,9 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         }
     };
     let failed = |error: client::Error| match error {
-        client::Error::NotRunning => Error::new(&place, "no mount of this user is running there", "see `ossfuse status`"),
+        client::Error::NotRunning => {
+            Error::new(&place, "no mount of this user is running there", "see `ossfuse status`")
+        }
         error => Error::new(&place, error, "see its log"),
     };
     let before = status().map_err(failed)?;

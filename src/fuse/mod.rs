@@ -19,10 +19,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
@@ -30,12 +30,9 @@ pub use mount::{KernelMount, MountError, MountPlan, unmount};
 pub use serve::{Greeting, recovery_is_transparent, serve};
 pub use touch::TouchedBuffers;
 
-use crate::base::limits::FUSE_WRITE_MAX;
 use crate::base::ByteRange;
-use crate::vfs::{
-    Allocate, AttrChange, Call, Entry, FsError, Kind, RenameMode, Seek, SetXattr, Vfs,
-    is_refused,
-};
+use crate::base::limits::FUSE_WRITE_MAX;
+use crate::vfs::{Allocate, AttrChange, Call, Entry, FsError, Kind, RenameMode, Seek, SetXattr, Vfs, is_refused};
 use entries::{Entries, READDIR_BYTES, RawReplies};
 use reply::{
     BLOCK, GENERATION, add_plus, file_attr, fopen_flags, how_of, kind_of, note_listed, reply_attr, reply_empty,
@@ -489,7 +486,10 @@ impl Filesystem for Adapter {
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
         let target = target.as_os_str().as_bytes().to_vec();
-        self.work(slot, async move { reply_entry(&vfs, vfs.symlink(call, parent.0, &name, &target, owner).await, reply) });
+        self.work(
+            slot,
+            async move { reply_entry(&vfs, vfs.symlink(call, parent.0, &name, &target, owner).await, reply) },
+        );
     }
 
     fn mknod(
@@ -508,7 +508,10 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(told(&error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
-        self.work(slot, async move { reply_entry(&vfs, vfs.mknod(call, parent.0, &name, mode, rdev, owner).await, reply) });
+        self.work(
+            slot,
+            async move { reply_entry(&vfs, vfs.mknod(call, parent.0, &name, mode, rdev, owner).await, reply) },
+        );
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

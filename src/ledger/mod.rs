@@ -78,7 +78,8 @@ impl Ledger {
             if len < bytes.len() {
                 log::warn!("{}: {} bytes at its end were not written whole", path.display(), bytes.len() - len);
             }
-        } else if bytes.get(8..HEAD) == Some(&connection.to_le_bytes()[..]) || (bytes.len() > HEAD && !is_ours(&bytes)) {
+        } else if bytes.get(8..HEAD) == Some(&connection.to_le_bytes()[..]) || (bytes.len() > HEAD && !is_ours(&bytes))
+        {
             log::error!("{}: cannot be read; what was open answers ESTALE", path.display());
         }
         if len == 0 {

@@ -65,40 +65,96 @@ pub enum Effect {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
     /// An inode came into the table, or got another name: the directory, the name, the type bits of its mode.
-    Placed { ino: u64, parent: u64, name: Box<str>, kind: u32 },
+    Placed {
+        ino: u64,
+        parent: u64,
+        name: Box<str>,
+        kind: u32,
+    },
     /// It lost its name.
-    Unplaced { ino: u64 },
+    Unplaced {
+        ino: u64,
+    },
     /// It left the table.
-    Dropped { ino: u64 },
+    Dropped {
+        ino: u64,
+    },
     /// The answer to a request tells the kernel of it.
-    Told { ino: u64, unique: u64 },
+    Told {
+        ino: u64,
+        unique: u64,
+    },
     /// The kernel forgot it so many times.
-    Forgotten { ino: u64, count: u64 },
+    Forgotten {
+        ino: u64,
+        count: u64,
+    },
     /// What an open file shows.
-    Object { ino: u64, object: Box<ObjectRecord> },
+    Object {
+        ino: u64,
+        object: Box<ObjectRecord>,
+    },
     /// The write session of an inode; `None`: it has ended.
-    Session { ino: u64, session: Option<SessionId> },
+    Session {
+        ino: u64,
+        session: Option<SessionId>,
+    },
     /// The writer of this session was killed.
-    Killed { session: SessionId },
+    Killed {
+        session: SessionId,
+    },
     /// An open file has lost its name for good.
-    Unlinked { ino: u64, kept: Option<Box<KeptRecord>> },
+    Unlinked {
+        ino: u64,
+        kept: Option<Box<KeptRecord>>,
+    },
     /// Its name stays after all.
-    Rejoined { ino: u64 },
+    Rejoined {
+        ino: u64,
+    },
     /// A handle was given out by a request.
-    Opened { unique: u64, fh: u64, ino: u64, how: HowRecord },
-    Closed { fh: u64 },
-    DirOpened { unique: u64, fh: u64, ino: u64 },
-    DirClosed { fh: u64 },
+    Opened {
+        unique: u64,
+        fh: u64,
+        ino: u64,
+        how: HowRecord,
+    },
+    Closed {
+        fh: u64,
+    },
+    DirOpened {
+        unique: u64,
+        fh: u64,
+        ino: u64,
+    },
+    DirClosed {
+        fh: u64,
+    },
     /// Entries of an open directory that were told, from this offset on; at 0 those before hold no more.
-    Listed { fh: u64, first: u64, names: Vec<Box<str>> },
+    Listed {
+        fh: u64,
+        first: u64,
+        names: Vec<Box<str>>,
+    },
     /// What a request is about to do may be done from now on.
-    Begun { unique: u64 },
+    Begun {
+        unique: u64,
+    },
     /// What it has done.
-    Done { unique: u64, effect: Effect },
+    Done {
+        unique: u64,
+        effect: Effect,
+    },
     /// In a ledger that was put together anew: how often the kernel was told of an inode, all in all.
-    Counted { ino: u64, lookups: u64 },
+    Counted {
+        ino: u64,
+        lookups: u64,
+    },
     /// The same for what is known of a request.
-    Remembered { unique: u64, state: Box<RequestState> },
+    Remembered {
+        unique: u64,
+        state: Box<RequestState>,
+    },
 }
 
 /// What is remembered of one request.

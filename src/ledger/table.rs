@@ -188,7 +188,10 @@ mod tests {
             Record::Opened { unique: 6, fh: 1, ino: 10, how },
             placed(11, "b"),
             Record::Unplaced { ino: 11 },
-            Record::Unlinked { ino: 11, kept: Some(Box::new(KeptRecord::Local { id: SessionId::generate(1), len: 3 })) },
+            Record::Unlinked {
+                ino: 11,
+                kept: Some(Box::new(KeptRecord::Local { id: SessionId::generate(1), len: 3 })),
+            },
             Record::Session { ino: 10, session: Some(SessionId::generate(2)) },
             Record::DirOpened { unique: 8, fh: 2, ino: 1 },
             Record::Listed { fh: 2, first: 0, names: names(0..5) },

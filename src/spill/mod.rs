@@ -14,8 +14,8 @@ mod session;
 pub use body::SpillBody;
 pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, read_only_scan};
 pub(crate) use frame::Frame;
-pub use record::{Base, HeaderRecord, Phase, PieceNote, RecordError, SessionRecord, Times};
 pub use record::VERSION as SESSION_VERSION;
+pub use record::{Base, HeaderRecord, Phase, PieceNote, RecordError, SessionRecord, Times};
 pub use session::{Filling, SessionDir};
 
 use std::io;

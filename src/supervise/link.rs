@@ -32,9 +32,13 @@ pub enum Order {
         careful: bool,
     },
     /// The mount that was asked for stands; with its descriptor.
-    Mounted { init: Vec<u8> },
+    Mounted {
+        init: Vec<u8>,
+    },
     /// It could not be made; the line says why.
-    NotMounted { line: String },
+    NotMounted {
+        line: String,
+    },
     Ping,
     /// Send what is pending, then unmount.
     Drain,
@@ -152,8 +156,7 @@ impl Link {
         (head.msg_control, head.msg_controllen) = (control.as_mut_ptr().cast(), size_of_val(&control));
         let size = loop {
             // SAFETY: the message points to buffers that live through the call.
-            let size =
-                unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut head, flags | libc::MSG_CMSG_CLOEXEC) };
+            let size = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut head, flags | libc::MSG_CMSG_CLOEXEC) };
             match size {
                 0 => return Ok(None),
                 1.. => break size as usize,
@@ -176,10 +179,7 @@ fn taken(head: &libc::msghdr) -> Vec<OwnedFd> {
     // ours from now on.
     unsafe {
         let header = libc::CMSG_FIRSTHDR(std::ptr::from_ref(head));
-        if !header.is_null()
-            && (*header).cmsg_level == libc::SOL_SOCKET
-            && (*header).cmsg_type == libc::SCM_RIGHTS
-        {
+        if !header.is_null() && (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
             let bytes = (*header).cmsg_len - libc::CMSG_LEN(0) as usize;
             let data: *const RawFd = libc::CMSG_DATA(header).cast();
             for at in 0..bytes / size_of::<RawFd>() {

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-pub use inherit::start_supervisor;
 pub use estate::{Descriptors, Estate, memory_file, read_memory_file};
+pub use inherit::start_supervisor;
 pub use link::{Link, Order, Report};
 pub use slots::{InWork, Slot};
 
@@ -54,7 +54,10 @@ pub enum Outcome {
 enum Process {
     Child(Child),
     /// One that another supervisor has started: its end can be seen, not how it came.
-    Adopted { pid: u32, handle: OwnedFd },
+    Adopted {
+        pid: u32,
+        handle: OwnedFd,
+    },
 }
 
 /// A running worker.
@@ -180,9 +183,7 @@ impl Process {
         match self {
             Self::Child(child) => child.try_wait().ok().flatten(),
             // How is not known: as if from outside.
-            Self::Adopted { handle, .. } => {
-                poll(&[handle.as_raw_fd()], 0).then(|| ExitStatus::from_raw(libc::SIGKILL))
-            }
+            Self::Adopted { handle, .. } => poll(&[handle.as_raw_fd()], 0).then(|| ExitStatus::from_raw(libc::SIGKILL)),
         }
     }
 
@@ -242,7 +243,14 @@ impl Supervisor {
         self.estate.incarnation += 1;
         // One that is dead already is buried like any other.
         drop(ours.send(&welcome, &self.descriptors.raw()));
-        self.worker = Some(Worker { process: Process::Child(child), link: ours, up: false, failed: None, silent: false, asked_at: None });
+        self.worker = Some(Worker {
+            process: Process::Child(child),
+            link: ours,
+            up: false,
+            failed: None,
+            silent: false,
+            asked_at: None,
+        });
         Ok(())
     }
 
@@ -366,7 +374,8 @@ impl Supervisor {
         if self.was_up {
             self.pass_stop();
         } else if let Some(worker) = &mut self.worker {
-            worker.failed = Some(format!("{}: interrupted; nothing is mounted", self.estate.mount.mountpoint.display()));
+            worker.failed =
+                Some(format!("{}: interrupted; nothing is mounted", self.estate.mount.mountpoint.display()));
             worker.process.kill();
         }
     }
@@ -415,7 +424,9 @@ impl Supervisor {
                 self.detach();
             }
             let place = self.estate.mount.mountpoint.display();
-            let line = worker.failed.unwrap_or_else(|| format!("{place}: the mount ended before it answered ({told}); see the log"));
+            let line = worker
+                .failed
+                .unwrap_or_else(|| format!("{place}: the mount ended before it answered ({told}); see the log"));
             return Some(Outcome::Failed(line));
         }
         let pause = if own && !worker.up { back_off(self.early_deaths) } else { Duration::ZERO };
@@ -463,7 +474,11 @@ impl Supervisor {
         let Some(worker) = &mut self.worker else { return };
         match worker.asked_at {
             Some(at) if now - at > PING_PATIENCE => {
-                log::error!("worker {} has not answered for {} s; it is replaced", worker.process.id(), PING_PATIENCE.as_secs());
+                log::error!(
+                    "worker {} has not answered for {} s; it is replaced",
+                    worker.process.id(),
+                    PING_PATIENCE.as_secs()
+                );
                 worker.process.kill();
             }
             Some(_) => {}

@@ -116,9 +116,9 @@ impl InWork {
         let Some(map) = &self.0 else { return Slot { map: None } };
         // Numbers are even and rise, so that neighbours seldom meet.
         let start = (unique / 2) as usize;
-        let free = (0..SLOTS).map(|step| (start + step) % SLOTS).find(|at| {
-            map.slots()[*at].compare_exchange(0, unique, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        });
+        let free = (0..SLOTS)
+            .map(|step| (start + step) % SLOTS)
+            .find(|at| map.slots()[*at].compare_exchange(0, unique, Ordering::AcqRel, Ordering::Relaxed).is_ok());
         Slot { map: free.map(|at| (map.clone(), at)) }
     }
 }

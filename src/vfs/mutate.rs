@@ -71,7 +71,10 @@ impl Vfs {
             return Ok(());
         }
         let (ino, kind) = match self.resolve(parent, name).await {
-            Err(FsError::NotFound) if self.was_begun(call) => return Ok(self.done(call, Effect::Nothing)),
+            Err(FsError::NotFound) if self.was_begun(call) => {
+                self.done(call, Effect::Nothing);
+                return Ok(());
+            }
             other => other?,
         };
         if kind != Kind::Dir {
@@ -125,7 +128,10 @@ impl Vfs {
             return Ok(());
         }
         let (ino, kind) = match self.resolve(parent, name).await {
-            Err(FsError::NotFound) if self.was_begun(call) => return Ok(self.done(call, Effect::Nothing)),
+            Err(FsError::NotFound) if self.was_begun(call) => {
+                self.done(call, Effect::Nothing);
+                return Ok(());
+            }
             other => other?,
         };
         if kind == Kind::Dir {

@@ -87,7 +87,8 @@ impl Vfs {
         let last = told.last().map_or("", |name| name);
         // These two come first, whatever their place among the names.
         let is_behind = |name: &str| matches!(last, "." | "..") || name > last;
-        resumed.extend(known.into_iter().filter(|(name, _)| is_behind(name)).map(|(name, (ino, kind))| (name, ino, kind)));
+        resumed
+            .extend(known.into_iter().filter(|(name, _)| is_behind(name)).map(|(name, (ino, kind))| (name, ino, kind)));
         resumed
     }
 

@@ -35,7 +35,12 @@ impl Vfs {
         let kept: BTreeSet<SessionId> = inodes.values().filter_map(|inode| kept_id(inode.kept.as_deref()?)).collect();
         self.sweep_kept(&kept);
         if !inodes.is_empty() {
-            log::info!("taking up {} inodes, {} open files, {} open directories", inodes.len(), handles.len(), dirs.len());
+            log::info!(
+                "taking up {} inodes, {} open files, {} open directories",
+                inodes.len(),
+                handles.len(),
+                dirs.len()
+            );
         }
         *self.requests.lock() = requests;
         let mut tree = self.tree.lock();
@@ -79,13 +84,7 @@ impl Vfs {
         left.into_iter().filter(|intent| !kept.contains(&intent.id)).collect()
     }
 
-    fn restore_inode(
-        &self,
-        tree: &mut Tree,
-        ino: u64,
-        state: InodeState,
-        live: &BTreeMap<SessionId, Arc<DirtyFile>>,
-    ) {
+    fn restore_inode(&self, tree: &mut Tree, ino: u64, state: InodeState, live: &BTreeMap<SessionId, Arc<DirtyFile>>) {
         if ino == ROOT {
             return;
         }

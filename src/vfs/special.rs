@@ -74,13 +74,7 @@ impl Vfs {
     }
 
     /// Puts a new object under a free name, and its inode into the table.
-    pub(super) async fn put_new(
-        &self,
-        call: Call,
-        parent: u64,
-        name: &str,
-        new: NewObject,
-    ) -> Result<Entry, FsError> {
+    pub(super) async fn put_new(&self, call: Call, parent: u64, name: &str, new: NewObject) -> Result<Entry, FsError> {
         if let Some(made) = self.made_before(call).await {
             return made;
         }

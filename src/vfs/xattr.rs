@@ -9,10 +9,10 @@ use super::attr::{Kind, Version};
 use super::call::Call;
 use super::error::FsError;
 use super::tree::ROOT;
-use crate::ledger::Effect;
 use crate::base::limits::{USER_META_BYTES_MAX, USER_META_BYTES_RESERVE};
 use crate::base::posix::UserMeta;
 use crate::base::xattr::{self, Xattrs};
+use crate::ledger::Effect;
 use crate::spill::Phase;
 use crate::write::DirtyFile;
 
@@ -53,14 +53,7 @@ impl Vfs {
         Ok(self.xattrs(ino)?.into_keys().collect())
     }
 
-    pub async fn setxattr(
-        &self,
-        call: Call,
-        ino: u64,
-        name: &str,
-        value: &[u8],
-        how: SetXattr,
-    ) -> Result<(), FsError> {
+    pub async fn setxattr(&self, call: Call, ino: u64, name: &str, value: &[u8], how: SetXattr) -> Result<(), FsError> {
         self.check_xattr_change(name)?;
         if self.was_done(call) {
             return Ok(());

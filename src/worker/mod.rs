@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::base::{Budget, SessionId};
 use crate::base::limits::MIB;
+use crate::base::{Budget, SessionId};
 use crate::config::{ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode};
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
@@ -40,8 +40,8 @@ use supervised::Watched;
 
 pub use journal::probe_if_asked;
 pub use refusal::Error;
-pub use upgrade::tell_formats_if_asked;
 pub use supervised::{Supervised, accept_if_asked, estate};
+pub use upgrade::tell_formats_if_asked;
 
 /// Threads that drive the network.
 const NETWORK_THREADS: usize = 2;

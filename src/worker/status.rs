@@ -3,7 +3,8 @@
 use super::{Supervised, Worker};
 use crate::base::time::rfc3339;
 use crate::control::protocol::{
-    LastError, MemoryStatus, MountState, MountStatus, Pending, Recovery, RequestCount, SpillStatus, UploadState, UploadStatus,
+    LastError, MemoryStatus, MountState, MountStatus, Pending, Recovery, RequestCount, SpillStatus, UploadState,
+    UploadStatus,
 };
 use crate::oss::Stats;
 use crate::replay;

@@ -15,7 +15,9 @@ use crate::base::SessionId;
 use crate::base::time::{micros, now};
 use crate::config::{Access, MountConfig};
 use crate::fuse::{Greeting, MountPlan, Watch};
-use crate::supervise::{Descriptors, Estate, InWork, Link, Order, Report, WORKER_VARIABLE, read_memory_file, start_supervisor};
+use crate::supervise::{
+    Descriptors, Estate, InWork, Link, Order, Report, WORKER_VARIABLE, read_memory_file, start_supervisor,
+};
 
 /// Has a worker end with its supervisor instead of going on and starting another; for tests that must leave nothing
 /// behind, whatever happens to them.

@@ -37,7 +37,8 @@ impl Formats {
 
     /// Why a binary of these formats cannot take over from one of `old`.
     fn refusal(&self, old: &Self) -> Option<String> {
-        let cannot = |what: &str| Some(format!("version {} cannot read the {what} of version {}", self.version, old.version));
+        let cannot =
+            |what: &str| Some(format!("version {} cannot read the {what} of version {}", self.version, old.version));
         if self.session < old.session {
             cannot("write sessions")
         } else if self.ledger != old.ledger {
@@ -62,7 +63,8 @@ pub fn tell_formats_if_asked() -> Option<ExitCode> {
 /// Begins an upgrade: the supervisor ends this worker once the answer is out.
 pub(super) async fn of(worker: &Worker) -> Response {
     let place = worker.config.mountpoint.display().to_string();
-    let failed = |why: String, mend: &str| Response::Failed(Failure { what: place.clone(), why, mend: mend.to_owned() });
+    let failed =
+        |why: String, mend: &str| Response::Failed(Failure { what: place.clone(), why, mend: mend.to_owned() });
     let Some(supervised) = worker.supervised.clone() else {
         return failed("it has no supervisor".to_owned(), "unmount it, and mount it again");
     };
@@ -88,7 +90,8 @@ fn ask(program: &std::path::Path) -> Result<Formats, String> {
     let mut command = Command::new(program);
     command.env_clear().env(VARIABLE, "1").stdin(Stdio::null()).stderr(Stdio::null());
     let output = command.output().map_err(|error| format!("{}: {error}", program.display()))?;
-    serde_json::from_slice(&output.stdout).map_err(|_| format!("{} is no ossfuse that can take over", program.display()))
+    serde_json::from_slice(&output.stdout)
+        .map_err(|_| format!("{} is no ossfuse that can take over", program.display()))
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use super::change::{apply_cut, void_pieces};
 use super::file::DirtyFile;
 use super::state::{Piece, State};
 use super::{WriteEngine, WriteError};
-use crate::base::{ByteRange, ObjectKey, PartNumber};
 use crate::base::time::micros;
+use crate::base::{ByteRange, ObjectKey, PartNumber};
 use crate::journal::{KnownUpload, PartRecord, UploadRecord};
 use crate::oss::{ErrorKind, ObjectMeta, PartInfo, PutHeaders};
 use crate::spill::{Phase, SessionDir, SessionRecord, SpillBody};
@@ -82,7 +82,8 @@ impl Restored {
     /// When any spill file of a range was last written, in microseconds since the epoch.
     fn last_written(&self, range: ByteRange) -> Option<u64> {
         let size = self.record.piece_size;
-        let inside = self.pieces.iter().filter(|(index, ..)| !ByteRange::at(index * size, size).intersect(&range).is_empty());
+        let inside =
+            self.pieces.iter().filter(|(index, ..)| !ByteRange::at(index * size, size).intersect(&range).is_empty());
         inside.map(|(_, _, at)| micros(*at)).max()
     }
 

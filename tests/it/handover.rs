@@ -277,12 +277,22 @@ fn rename_of_a_file_is_done_once() {
 
 #[test]
 fn rename_of_an_open_unsent_file_is_done_once() {
-    done_once(&[], "true", "exec 3>f; echo one >&3; mv f g; echo two >&3; exec 3>&-", "! test -e f && test $(wc -l < g) = 2");
+    done_once(
+        &[],
+        "true",
+        "exec 3>f; echo one >&3; mv f g; echo two >&3; exec 3>&-",
+        "! test -e f && test $(wc -l < g) = 2",
+    );
 }
 
 #[test]
 fn rename_of_a_directory_is_done_once() {
-    done_once(&[], "mkdir d; for i in 1 2 3; do echo $i > d/$i; done", "mv d e", "! test -e d && test \"$(cat e/*)\" = \"$(seq 3)\"");
+    done_once(
+        &[],
+        "mkdir d; for i in 1 2 3; do echo $i > d/$i; done",
+        "mv d e",
+        "! test -e d && test \"$(cat e/*)\" = \"$(seq 3)\"",
+    );
 }
 
 #[test]
@@ -402,14 +412,22 @@ fn git_survives() {
     };
     let script = "git clone -q ../source/tree c; cd c; git config user.email t@t; git config user.name t; \
                   echo new > new; git add new; git commit -qm two; git fsck --strict 2>&1; git status --porcelain";
-    survives(prepare, script, "cd c; test \"$(git log --format=%s | tr '\\n' ' ')\" = 'two one '; git diff --exit-code");
+    survives(
+        prepare,
+        script,
+        "cd c; test \"$(git log --format=%s | tr '\\n' ' ')\" = 'two one '; git diff --exit-code",
+    );
 }
 
 #[test]
 fn sqlite_survives() {
     let script = "for i in $(seq 30); do sqlite3 db 'create table if not exists t(i); begin; insert into t values(1); \
                   insert into t values(2); commit;'; done";
-    survives(|_, _| {}, script, "test \"$(sqlite3 db 'select count(*) from t; pragma integrity_check;')\" = $'60\\nok'");
+    survives(
+        |_, _| {},
+        script,
+        "test \"$(sqlite3 db 'select count(*) from t; pragma integrity_check;')\" = $'60\\nok'",
+    );
 }
 
 #[test]
@@ -428,7 +446,7 @@ fn tail_and_a_mapping_survive() {
 fn a_worker_that_is_killed_as_it_begins_loses_no_write() {
     let Some(bench) = Bench::new() else { return };
     let mount = bench.mount(&[]);
-    let most = 150;
+    let most = 100;
     let content = noise(3, 16 * MIB);
     let kills = AtomicU32::new(0);
     let file = fs::File::create(mount.path("f")).unwrap();
@@ -463,9 +481,9 @@ fn a_worker_that_is_killed_as_it_begins_loses_no_write() {
 /// Whether fuser's threads run.
 fn serves(pid: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    threads.into_iter().any(|thread| {
-        fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.starts_with("fuser-"))
-    })
+    threads
+        .into_iter()
+        .any(|thread| fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.starts_with("fuser-")))
 }
 
 /// A request over which three workers have died is refused; the mount lives, and others' requests are not harmed.

@@ -45,7 +45,9 @@ impl<'b> Mount<'b> {
         let usual = Self::command(bench, spec, path, options);
         let mut command = Command::new(program);
         command.args(usual.get_args()).env_clear();
-        command.envs(usual.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(std::process::Stdio::null());
+        command
+            .envs(usual.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .stdin(std::process::Stdio::null());
         let file = std::fs::File::options().append(true).create(true).open(&log).unwrap();
         command.envs(variables.iter().copied());
         command.arg("--foreground").stdout(file.try_clone().unwrap()).stderr(file);
