@@ -48,3 +48,10 @@ need_fuse() {
         exit 1
     fi
 }
+
+# The file system exerciser, from crates.io; it tests nothing but what it is pointed at, so it need not be fast.
+need_fsx() {
+    command -v fsx >/dev/null && return
+    echo "fsx is missing: building it; this takes a minute, once"
+    CARGO_PROFILE_DEV_DEBUG=0 cargo install fsx --locked --version 0.3.2 --debug --quiet
+}

@@ -4,6 +4,7 @@
 //! kernel. The one exception is [`time`], the only place that asks for the wall clock.
 
 pub mod budget;
+pub mod caller;
 pub mod crc64;
 pub mod ids;
 pub mod key;

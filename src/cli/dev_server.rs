@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::flags::CommonFlags;
-use super::{Error, print};
+use super::{Error, log_warnings, print};
 use crate::base::units::parse_size;
 use crate::devserver::{Options, Server};
 
@@ -38,6 +38,9 @@ pub(super) struct Args {
     /// The smallest part but the last of an upload
     #[arg(long, value_name = "SIZE", default_value = "100KiB", value_parser = parse_size)]
     min_part: u64,
+    /// Serve clients of S3 too, in path style, whatever their signatures
+    #[arg(long)]
+    s3: bool,
     #[command(flatten)]
     _common: CommonFlags,
 }
@@ -50,8 +53,7 @@ const EXAMPLE: &str = "Example:
 /// # Errors
 /// Its address or its data cannot be had.
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    // Warnings go to stderr; where something logs already, they go there.
-    drop(env_logger::Builder::new().filter_module("ossfuse", log::LevelFilter::Warn).try_init());
+    log_warnings();
     let failed = |error: std::io::Error| Error::new("dev-server", error, "see --data and --listen");
     let runtime = tokio::runtime::Runtime::new().map_err(failed)?;
     runtime.block_on(async {
@@ -85,6 +87,7 @@ impl Args {
             access_key_secret: self.access_key_secret.clone(),
             region: self.region.clone(),
             min_part: self.min_part,
+            s3: self.s3,
         }
     }
 }

@@ -11,11 +11,14 @@ mod holders;
 mod mount;
 mod mountinfo;
 mod preflight;
+mod progress;
 mod recover;
 mod status;
+mod sync;
 mod table;
 mod umount;
 mod upgrade;
+mod uploads;
 mod usage;
 
 use std::ffi::OsString;
@@ -51,7 +54,9 @@ enum Command {
     Umount(umount::Args),
     Status(status::Args),
     Upgrade(upgrade::Args),
+    Sync(sync::Args),
     Recover(recover::Args),
+    Uploads(uploads::Args),
     DevServer(dev_server::Args),
 }
 
@@ -104,7 +109,9 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Upgrade(args) => upgrade::run(&args),
+        Command::Sync(args) => sync::run(&args),
         Command::Recover(args) => recover::run(&args),
+        Command::Uploads(args) => uploads::run(&args),
         Command::DevServer(args) => dev_server::run(&args),
     }
 }
@@ -122,6 +129,11 @@ pub fn work_if_asked() -> Option<ExitCode> {
 /// A line on stderr. That nobody reads it any more is no reason to fail.
 fn complain(line: &str) {
     drop(writeln!(io::stderr().lock(), "ossfuse: {}", line.replace('\n', " ")));
+}
+
+/// Has warnings of what a command uses come out on stderr; where something logs already, they go there.
+fn log_warnings() {
+    drop(env_logger::Builder::new().filter_module("ossfuse", log::LevelFilter::Warn).try_init());
 }
 
 /// Writes a command's result to stdout; a reader that has seen enough (`| head`) is no failure.

@@ -10,7 +10,7 @@ use super::{Error, complain, print, print_json};
 use crate::base::units::format_size;
 use crate::config::{Environment, absolute_mountpoint, socket_path};
 use crate::control::client::{self, live_sockets};
-use crate::control::protocol::{LastError, MountState, StatusReport, UploadStatus};
+use crate::control::protocol::{Expiring, LastError, MountState, StatusReport, UploadStatus};
 use crate::control::{MountStatus, Pending, Request, Response};
 
 /// How long a mount may take to answer: a worker that has died is replaced within that, or it is said that there is none.
@@ -148,6 +148,11 @@ fn pending(pending: Pending) -> String {
     }
 }
 
+fn expiring(expiring: &Expiring) -> String {
+    let what = pending(Pending { files: expiring.files, bytes: expiring.bytes });
+    format!("{what}, the first at {}; see `ossfuse recover list`", expiring.first_at)
+}
+
 fn details(mount: &MountStatus) -> String {
     let since = mount.degraded_since.as_ref().map_or(String::new(), |at| format!(" since {at}"));
     let mut rows = vec![
@@ -157,6 +162,7 @@ fn details(mount: &MountStatus) -> String {
         ("running", running(mount)),
         ("pending", pending(mount.pending)),
         ("kept", pending(mount.kept)),
+        ("expiring", mount.expiring.as_ref().map_or_else(String::new, expiring)),
         ("spill", amount(mount.spill.bytes, mount.spill.limit)),
         ("cache", amount(mount.cache.bytes, mount.cache.limit)),
         ("memory", amount(mount.memory.rss, mount.memory.limit)),

@@ -1,16 +1,16 @@
 //! `ossfuse umount`: has the mount send what is pending, then takes it away.
 
-use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::flags::CommonFlags;
 use super::mountinfo::{self, Mounted, Pulse};
+use super::progress::{Bar, count};
 use super::{Error, holders};
-use crate::base::units::{format_duration, format_size, parse_duration};
+use crate::base::units::{format_duration, parse_duration};
 use crate::config::{Environment, absolute_mountpoint, socket_path};
 use crate::control::client::{self, Client};
-use crate::control::{Pending, Request, Response};
+use crate::control::{Request, Response};
 
 /// How much longer than it was given the mount may take to answer.
 const MARGIN: Duration = Duration::from_secs(15);
@@ -18,8 +18,10 @@ const MARGIN: Duration = Duration::from_secs(15);
 const FORCE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the process of a mount may take to end after its last word.
 const FAREWELL: Duration = Duration::from_secs(10);
-/// Cells of the progress bar.
-const BAR_WIDTH: u64 = 30;
+/// A mount in use though nobody is found who uses it is tried again for this long: a child that was just forked holds
+/// its parent's files until it runs its own program.
+const PASSING_USE: Duration = Duration::from_secs(2);
+const PASSING_USE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Send what is pending, then unmount.
 ///
@@ -54,14 +56,31 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let environment = Environment::of_process();
     let mountpoint = absolute_mountpoint(&args.mountpoint, &environment.cwd)
         .map_err(|error| Error::new(args.mountpoint.display(), error, "name the folder that was mounted"))?;
-    match Client::connect(&socket_path(&environment.runtime_dir()?, &mountpoint)) {
-        Ok(client) => unmount(client, &mountpoint, args),
-        Err(client::Error::NotRunning) => clear_leftover(&mountpoint, args.force),
-        Err(error) => Err(Error::new(mountpoint.display(), error, "")),
+    let socket = socket_path(&environment.runtime_dir()?, &mountpoint);
+    let give_up = Instant::now() + PASSING_USE;
+    loop {
+        match Client::connect(&socket) {
+            Ok(client) => match unmount(client, &mountpoint, args)? {
+                Outcome::Unmounted => return Ok(()),
+                Outcome::Busy => match user_of(&mountpoint) {
+                    None if Instant::now() < give_up => std::thread::sleep(PASSING_USE_PAUSE),
+                    user => return Err(busy(&mountpoint, user)),
+                },
+            },
+            Err(client::Error::NotRunning) => return clear_leftover(&mountpoint, args.force),
+            Err(error) => return Err(Error::new(mountpoint.display(), error, "")),
+        }
     }
 }
 
-fn unmount(mut client: Client, mountpoint: &Path, args: &Args) -> Result<(), Error> {
+/// How a mount answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Unmounted,
+    Busy,
+}
+
+fn unmount(mut client: Client, mountpoint: &Path, args: &Args) -> Result<Outcome, Error> {
     let place = mountpoint.display();
     let timeout_ms = u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX);
     let patience = if args.force { FORCE_PATIENCE } else { args.timeout.saturating_add(MARGIN) };
@@ -80,9 +99,9 @@ fn unmount(mut client: Client, mountpoint: &Path, args: &Args) -> Result<(), Err
     match answer {
         Ok(Response::Done) => {
             client.wait_for_end(FAREWELL);
-            Ok(())
+            Ok(Outcome::Unmounted)
         }
-        Ok(Response::Busy) => Err(busy(mountpoint)),
+        Ok(Response::Busy) => Ok(Outcome::Busy),
         Ok(Response::TimedOut { pending }) => {
             let why =
                 format!("{} are not sent after {}; it stays mounted", count(pending), format_duration(args.timeout));
@@ -91,8 +110,10 @@ fn unmount(mut client: Client, mountpoint: &Path, args: &Args) -> Result<(), Err
         Ok(Response::Failed(failure)) => Err(Error::new(failure.what, failure.why, failure.mend)),
         Ok(_) => Err(Error::new(&place, "the mount's answer makes no sense", "see its log")),
         // Its last word was lost, or it died: the kernel knows which.
-        Err(client::Error::Ended) => settle_ended(mountpoint, args.force),
-        Err(client::Error::Silent) if args.force => detach(mountpoint, "the mount did not answer"),
+        Err(client::Error::Ended) => settle_ended(mountpoint, args.force).map(|()| Outcome::Unmounted),
+        Err(client::Error::Silent) if args.force => {
+            detach(mountpoint, "the mount did not answer").map(|()| Outcome::Unmounted)
+        }
         Err(error) => Err(Error::new(&place, error, "see its log, or give --force")),
     }
 }
@@ -137,64 +158,27 @@ fn detach(mountpoint: &Path, why: &str) -> Result<(), Error> {
     super::print(&format!("{place}: {why}; it was taken away. Unsent files are kept for the next mount.\n"))
 }
 
-fn busy(mountpoint: &Path) -> Error {
+/// Who uses a mount; None where nobody is found.
+fn user_of(mountpoint: &Path) -> Option<String> {
     let holders = holders::describe(mountpoint);
+    if !holders.is_empty() {
+        return Some(holders);
+    }
     let below = mountinfo::all().unwrap_or_default();
-    let below = below.iter().find(|mounted| mounted.path != mountpoint && mounted.path.starts_with(mountpoint));
-    let who = match (holders.is_empty(), below) {
-        (false, _) => holders,
-        (true, Some(below)) => format!("{} is mounted in it", below.path.display()),
-        (true, None) => "by a process of another user, or inside a container".to_owned(),
-    };
+    let below = below.iter().find(|mounted| mounted.path != mountpoint && mounted.path.starts_with(mountpoint))?;
+    Some(format!("{} is mounted in it", below.path.display()))
+}
+
+fn busy(mountpoint: &Path, user: Option<String>) -> Error {
+    let user = user.unwrap_or_else(|| "by a process of another user, or inside a container".to_owned());
     let mend = "let go of it and try again, or give --force; it stays mounted";
-    Error::new(mountpoint.display(), format!("it is busy: {who}"), mend)
-}
-
-fn count(pending: Pending) -> String {
-    let files = if pending.files == 1 { "1 file".to_owned() } else { format!("{} files", pending.files) };
-    format!("{files} ({})", format_size(pending.bytes))
-}
-
-/// A progress bar on stderr, if that is a terminal.
-#[derive(Debug, Default)]
-struct Bar {
-    /// The most that was ever pending, in bytes: writers may add to it meanwhile.
-    most: u64,
-    shown: bool,
-}
-
-impl Bar {
-    fn show(&mut self, pending: Pending) {
-        self.most = self.most.max(pending.bytes);
-        if io::stderr().is_terminal() {
-            self.shown = true;
-            write_stderr(&format!("\r\x1b[K{}", self.line(pending)));
-        }
-    }
-
-    fn line(&self, pending: Pending) -> String {
-        let sent = self.most.saturating_sub(pending.bytes);
-        let cells = BAR_WIDTH * sent / self.most.max(1);
-        let bar: String = (0..BAR_WIDTH).map(|cell| if cell < cells { '#' } else { '.' }).collect();
-        format!("[{bar}] {} to send", count(pending))
-    }
-
-    fn clear(&mut self) {
-        if self.shown {
-            write_stderr("\r\x1b[K");
-        }
-    }
-}
-
-/// A terminal that went away is no reason to stop.
-fn write_stderr(text: &str) {
-    let mut out = io::stderr().lock();
-    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+    Error::new(mountpoint.display(), format!("it is busy: {user}"), mend)
 }
 
 #[cfg(test)]
 mod tests {
     use std::ffi::CString;
+    use std::io;
     use std::os::fd::AsRawFd;
     use std::os::unix::ffi::OsStrExt;
 
@@ -225,17 +209,6 @@ mod tests {
         assert_eq!(mountinfo::pulse(&path), Pulse::Dead);
         assert!(clear_leftover(&path, false).is_ok());
         assert!(mounted_at(&path).unwrap().is_none());
-    }
-
-    #[test]
-    fn the_bar_fills_as_bytes_go_and_more_may_come() {
-        let mut bar = Bar::default();
-        let pending = |bytes| Pending { files: 2, bytes };
-        bar.show(pending(100));
-        assert_eq!(bar.line(pending(50)), format!("[{}{}] 2 files (50 B) to send", "#".repeat(15), ".".repeat(15)));
-        bar.show(pending(200));
-        assert_eq!(bar.line(pending(200)), format!("[{}] 2 files (200 B) to send", ".".repeat(30)));
-        assert_eq!(Bar::default().line(Pending::default()), format!("[{}] 0 files (0 B) to send", ".".repeat(30)));
     }
 
     #[test]

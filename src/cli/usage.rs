@@ -104,9 +104,12 @@ mod tests {
         for (arguments, wanted) in [
             (
                 "ossfuse",
-                "COMMAND: it is missing; say which: mount, umount, status, recover, dev-server (see `ossfuse --help`)",
+                "COMMAND: it is missing; say which: mount, umount, status, sync, recover, uploads, dev-server (see `ossfuse --help`)",
             ),
-            ("ossfuse recover", "COMMAND: it is missing; say which: list (see `ossfuse recover --help`)"),
+            (
+                "ossfuse recover",
+                "COMMAND: it is missing; say which: list, show, publish, export, discard (see `ossfuse recover --help`)",
+            ),
             ("ossfuse mont", "mont: there is no such command; did you mean mount?"),
             ("ossfuse mount b /m --part-sise 1", "--part-sise: there is no such option; did you mean --part-size?"),
             ("ossfuse mount b /m --part_size=1", "--part_size: there is no such option; did you mean --part-size?"),

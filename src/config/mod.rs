@@ -23,7 +23,7 @@ pub use raw::{RawOptions, RawValue, Source, parse_mount_options};
 pub use resolve::{Layers, resolve_connection, resolve_mount, resolve_state_parent};
 
 use crate::base::Prefix;
-use crate::oss::{Addressing, ClientOptions, Credentials, Endpoint, SignatureVersion};
+use crate::oss::{Addressing, ClientOptions, Credentials, Endpoint, Limits, SignatureVersion};
 
 /// Everything that one mount needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,7 @@ pub struct MountConfig {
     pub memory_limit: u64,
     /// How long mounting may take until the mount answers.
     pub mount_timeout: Duration,
+    pub offline: OfflineMode,
     /// Stay in the foreground.
     pub foreground: bool,
     /// A supervisor holds the mount, so that it outlives the process that serves it.
@@ -64,6 +65,9 @@ pub struct ConnectionConfig {
     pub credentials: Credentials,
     /// How long a try may pass without a byte moved.
     pub try_timeout: Duration,
+    /// How long a request is tried from its first failure on.
+    pub outage_timeout: Duration,
+    pub limits: Limits,
     /// Whether the user has accepted an unencrypted way to another machine.
     pub allow_http: bool,
 }
@@ -78,6 +82,8 @@ impl From<&ConnectionConfig> for ClientOptions {
             signature: config.signature,
             credentials: config.credentials.clone(),
             try_timeout: config.try_timeout,
+            outage_timeout: config.outage_timeout,
+            limits: config.limits,
         }
     }
 }
@@ -151,9 +157,33 @@ pub struct WritingConfig {
     pub part_size: u64,
     /// Most uploads at a time, at least 1.
     pub upload_workers: usize,
+    /// Most bytes in spill files; `None`: half of what is free at the start.
+    pub spill_limit: Option<u64>,
+    pub close: CloseMode,
+    /// Files that stay open are sent so long after they began to change; `None`: never.
+    pub publish_after: Option<Duration>,
+    pub exclusive_create: ExclusiveCreate,
     pub fsync: FsyncMode,
     pub on_kill: OnKill,
     pub recover: RecoverMode,
+    /// How long kept sessions stay, at least 1 ms.
+    pub recover_keep: Duration,
+}
+
+/// What closing a file waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseMode {
+    /// The object equals the file.
+    Remote,
+    /// The bytes are safe on the local disk, and are sent in the background.
+    Local,
+}
+
+/// Where a file created with `O_EXCL` must be new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExclusiveCreate {
+    Local,
+    Remote,
 }
 
 /// What `fsync` waits for.
@@ -179,6 +209,16 @@ pub enum RecoverMode {
     Publish,
     /// Nothing is completed.
     Keep,
+}
+
+/// What mounting does when the service does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfflineMode {
+    /// Wait for it, within the mount's timeout.
+    Wait,
+    /// Mount at once, and connect when it answers.
+    Mount,
+    Fail,
 }
 
 /// How data is read.

@@ -15,6 +15,8 @@ pub enum Kind {
     Size,
     /// As [`crate::base::units::parse_duration`] reads it.
     Duration,
+    /// So many bytes, or things, a second: `…/s`.
+    Rate,
     Number,
     /// Permission bits, octal.
     Mode,
@@ -115,7 +117,7 @@ macro_rules! options {
     (@option $value:literal) => { Some($value) };
 }
 
-use Kind::{Choice, Duration, Flag, Mode, Number, Path, Size, Text};
+use Kind::{Choice, Duration, Flag, Mode, Number, Path, Rate, Size, Text};
 
 options! {
     CONFIG = "config", Everywhere, Path, "FILE", None,
@@ -191,20 +193,43 @@ options! {
     PART_SIZE = "part-size", Writing, Size, "SIZE", Some("8MiB"),
         "Size of the pieces in which large files are kept on disk and sent, 100KiB to 1GiB";
     UPLOAD_WORKERS = "upload-workers", Writing, Number, "N", Some("16"), "Most uploads at a time";
+    SPILL_LIMIT = "spill-limit", Writing, Size, "SIZE", None,
+        "Most disk space for files that are being written or sent; over it writers wait, and parts that were sent \
+         leave the disk [default: half of what is free on that disk]";
+    CLOSE = "close", Writing, Choice(&["remote", "local"]), "remote|local", Some("remote"),
+        "What closing a file waits for: the service, or the local disk, from which it is sent in the background";
     FSYNC = "fsync", Writing, Choice(&["local", "remote"]), "local|remote", Some("local"),
         "What fsync waits for: the local disk, or the service";
+    PUBLISH_AFTER = "publish-after", Writing, Text, "never|TIME", Some("never"),
+        "Send files that stay open so long after they began to change, each time as a whole";
     ON_KILL = "on-kill", Writing, Choice(&["keep", "publish"]), "keep|publish", Some("keep"),
         "A file whose writer was killed: keep its bytes for `recover`, or publish it as far as it goes";
+    EXCLUSIVE_CREATE = "exclusive-create", Writing, Choice(&["local", "remote"]), "local|remote", Some("local"),
+        "Where a file that is created with O_EXCL must be new: as far as this mount knows, or in the service too, \
+         so that closing it fails where another client was first";
     RECOVER = "recover", Writing, Choice(&["safe", "publish", "keep"]), "safe|publish|keep", Some("safe"),
         "What a crash left behind: finish what was closed or synced (safe), all of it (publish), or nothing (keep)";
+    RECOVER_KEEP = "recover-keep", Writing, Duration, "TIME", Some("30d"),
+        "How long files that were kept for `recover` stay; `status` tells a week ahead which will go";
 
     DOWNLOAD_WORKERS = "download-workers", Reading, Number, "N", Some("16"), "Most downloads at a time";
 
     MEMORY_LIMIT = "memory-limit", Limits, Size, "SIZE", Some("192MiB"), "Most memory for buffers and caches";
+    LIMIT_UPLOAD = "limit-upload", Limits, Rate, "RATE", None,
+        "Most bytes of file content sent in any second, such as 10MiB/s";
+    LIMIT_DOWNLOAD = "limit-download", Limits, Rate, "RATE", None,
+        "Most bytes of file content fetched in any second, such as 10MiB/s";
+    LIMIT_REQUESTS = "limit-requests", Limits, Rate, "N/s", None,
+        "Most requests made in any second, such as 50/s";
     TRY_TIMEOUT = "try-timeout", Limits, Duration, "TIME", Some("20s"),
         "Give up one try of a request when no byte has moved for so long";
+    OUTAGE_TIMEOUT = "outage-timeout", Limits, Duration, "TIME", Some("15m"),
+        "How long a call waits for a service that is out, before it fails; what was written is sent later all the same";
     MOUNT_TIMEOUT = "mount-timeout", Limits, Duration, "TIME", Some("60s"),
         "Give up mounting when the service has not answered for so long";
+    OFFLINE = "offline", Limits, Choice(&["wait", "mount", "fail"]), "wait|mount|fail", Some("wait"),
+        "What mounting does when the service does not answer: wait for it up to --mount-timeout, mount at once and \
+         connect later, or fail";
 
     FOREGROUND = "foreground", Running, Flag, "", None,
         "Stay in the foreground and log to stderr; Ctrl-C unmounts", short 'f';

@@ -168,6 +168,23 @@ impl RawOptions {
         Ok(read)
     }
 
+    /// Bytes a second, at least 1.
+    pub fn rate(&self, spec: &OptionSpec) -> Result<Option<u64>, Problem> {
+        let read = self.parse(spec, |text| units::parse_rate(text).map_err(|error| error.to_string()))?;
+        if read == Some(0) {
+            return Err(self.bad(spec, "nothing could ever be moved; leave the option out for no limit".to_owned()));
+        }
+        Ok(read)
+    }
+
+    /// Things a second, at least 1.
+    pub fn frequency(&self, spec: &OptionSpec) -> Result<Option<u32>, Problem> {
+        self.parse(spec, |text| match text.strip_suffix("/s").map(|number| number.trim().parse::<u32>()) {
+            Some(Ok(number)) if number > 0 => Ok(number),
+            _ => Err(format!("`{text}` is not a number a second; write it like 50/s")),
+        })
+    }
+
     pub fn number(&self, spec: &OptionSpec) -> Result<Option<u32>, Problem> {
         self.parse(spec, |text| text.parse().map_err(|_| format!("`{text}` is not a number; write it like 16")))
     }

@@ -12,11 +12,11 @@ use super::place::{Target, socket_path, state_folder};
 use super::problem::Problem;
 use super::raw::{RawOptions, Source};
 use super::{
-    Access, ConnectionConfig, ContentType, FilesConfig, FsyncMode, LogConfig, LogFormat, MetadataMode, MountConfig,
-    OnKill, ReadingConfig, RecoverMode, SymlinkMode, WritingConfig, file,
+    Access, CloseMode, ConnectionConfig, ContentType, ExclusiveCreate, FilesConfig, FsyncMode, LogConfig, LogFormat,
+    MetadataMode, MountConfig, OfflineMode, OnKill, ReadingConfig, RecoverMode, SymlinkMode, WritingConfig, file,
 };
 use crate::base::limits::{GIB, MIB, PART_BYTES_MIN, PIECE_BYTES_MAX, TIB};
-use crate::oss::{Addressing, Credentials, Endpoint, SignatureVersion};
+use crate::oss::{Addressing, Credentials, Endpoint, Limits, SignatureVersion};
 
 /// Least and most of `--memory-limit` in bytes.
 const MEMORY_BYTES_MIN: u64 = 32 * MIB;
@@ -66,6 +66,11 @@ pub fn resolve_mount(
         reading: ReadingConfig { download_workers: raw.count(&o::DOWNLOAD_WORKERS, 1, WORKERS_MAX)? },
         memory_limit: raw.size_between(&o::MEMORY_LIMIT, MEMORY_BYTES_MIN, MEMORY_BYTES_MAX)?,
         mount_timeout: raw.timeout(&o::MOUNT_TIMEOUT)?,
+        offline: match raw.choice(&o::OFFLINE)? {
+            Some("mount") => OfflineMode::Mount,
+            Some("fail") => OfflineMode::Fail,
+            _ => OfflineMode::Wait,
+        },
         log: LogConfig {
             file: raw.path(&o::LOG_FILE, &environment.cwd)?.or(default_log),
             format: if raw.choice(&o::LOG_FORMAT)? == Some("json") { LogFormat::Json } else { LogFormat::Text },
@@ -144,6 +149,13 @@ fn resolve_writing(raw: &RawOptions) -> Result<WritingConfig, Problem> {
     Ok(WritingConfig {
         part_size: raw.size_between(&o::PART_SIZE, PART_BYTES_MIN, PIECE_BYTES_MAX)?,
         upload_workers: raw.count(&o::UPLOAD_WORKERS, 1, WORKERS_MAX)?,
+        spill_limit: raw.size(&o::SPILL_LIMIT)?,
+        close: if raw.choice(&o::CLOSE)? == Some("local") { CloseMode::Local } else { CloseMode::Remote },
+        publish_after: resolve_publish_after(raw)?,
+        exclusive_create: match raw.choice(&o::EXCLUSIVE_CREATE)? {
+            Some("remote") => ExclusiveCreate::Remote,
+            _ => ExclusiveCreate::Local,
+        },
         fsync: if raw.choice(&o::FSYNC)? == Some("remote") { FsyncMode::Remote } else { FsyncMode::Local },
         on_kill: if raw.choice(&o::ON_KILL)? == Some("publish") { OnKill::Publish } else { OnKill::Keep },
         recover: match raw.choice(&o::RECOVER)? {
@@ -151,7 +163,15 @@ fn resolve_writing(raw: &RawOptions) -> Result<WritingConfig, Problem> {
             Some("keep") => RecoverMode::Keep,
             _ => RecoverMode::Safe,
         },
+        recover_keep: raw.timeout(&o::RECOVER_KEEP)?,
     })
+}
+
+fn resolve_publish_after(raw: &RawOptions) -> Result<Option<Duration>, Problem> {
+    match raw.text(&o::PUBLISH_AFTER).map(str::trim) {
+        None | Some("never") => Ok(None),
+        Some(_) => raw.timeout(&o::PUBLISH_AFTER).map(Some),
+    }
 }
 
 /// What every command needs that talks to the service.
@@ -180,6 +200,12 @@ pub fn resolve_connection(
         prefix: target.prefix.clone(),
         credentials: resolve_credentials(raw, environment)?,
         try_timeout,
+        outage_timeout: raw.timeout(&o::OUTAGE_TIMEOUT)?,
+        limits: Limits {
+            upload: raw.rate(&o::LIMIT_UPLOAD)?,
+            download: raw.rate(&o::LIMIT_DOWNLOAD)?,
+            requests: raw.frequency(&o::LIMIT_REQUESTS)?,
+        },
         allow_http,
     })
 }
@@ -380,12 +406,30 @@ mod tests {
             (writing.fsync, writing.on_kill, writing.recover),
             (FsyncMode::Local, OnKill::Keep, RecoverMode::Safe)
         );
+        assert_eq!(
+            (writing.close, writing.publish_after, writing.exclusive_create),
+            (CloseMode::Remote, None, ExclusiveCreate::Local)
+        );
         assert_eq!((config.memory_limit, config.reading.download_workers), (192 * MIB, 16));
         assert_eq!(config.connection.try_timeout, Duration::from_secs(20));
         assert_eq!(config.mount_timeout, Duration::from_secs(60));
+        assert_eq!(config.offline, OfflineMode::Wait);
+        assert_eq!(config.connection.outage_timeout, Duration::from_secs(15 * 60));
+        assert_eq!(config.connection.limits, Limits::default());
         assert_eq!(config.log.file.as_deref(), Some(&*config.state_folder.join("log")));
         assert_eq!((config.log.format, config.log.level), (LogFormat::Text, log::LevelFilter::Info));
         assert_eq!(mount("region=cn-hangzhou,foreground").unwrap().log.file, None);
+    }
+
+    #[test]
+    fn limits_are_rates() {
+        let limited = "region=cn-hangzhou,limit-upload=10MiB/s,limit_download=1M/s,limit-requests=50/s,offline=mount";
+        let config = mount(limited).unwrap();
+        let limits = Limits { upload: Some(10 * MIB), download: Some(MIB), requests: Some(50) };
+        assert_eq!((config.connection.limits, config.offline), (limits, OfflineMode::Mount));
+        for wrong in ["limit-upload=10MiB", "limit-download=0/s", "limit-requests=0/s", "limit-requests=5"] {
+            assert!(mount(&format!("region=cn-hangzhou,{wrong}")).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -31,6 +31,26 @@ pub enum Request {
     RecoverList,
     /// Replace the mount's processes by the binary on disk. Answered with `Done` once that is begun, or `Failed`.
     Upgrade,
+    /// Publish a kept session, at its name or at `key`. Answered with [`Response::Recovered`].
+    RecoverPublish { id: String, key: Option<String> },
+    /// Write the bytes of a kept session to a new file. Answered with [`Response::Recovered`].
+    RecoverExport {
+        id: String,
+        /// Absolute.
+        file: PathBuf,
+    },
+    /// Take a kept session away for good. Answered with [`Response::Recovered`].
+    RecoverDiscard { id: String },
+    /// Answered with [`Response::OwnedUploads`].
+    OwnedUploads,
+    /// Send everything that was written so far under a path, open or closed. Answered with [`Response::Progress`]
+    /// as it goes, and at last with `Done`, `TimedOut` or `Failed`.
+    Sync {
+        /// From the root of the mount, without slashes at its ends; empty is all of it.
+        path: String,
+        /// How long it may take, in milliseconds; `None` is as long as it takes.
+        timeout_ms: Option<u64>,
+    },
 }
 
 /// What a mount answers; one line each.
@@ -56,6 +76,17 @@ pub enum Response {
         state_folder: PathBuf,
         entries: Vec<RecoverEntry>,
     },
+    /// What was asked of a kept session is done.
+    Recovered {
+        /// Where it was published.
+        key: Option<String>,
+    },
+    /// The uploads that this mount has begun and not ended, or that an earlier one left to it.
+    OwnedUploads {
+        /// The folder whose journal says so.
+        state_folder: PathBuf,
+        upload_ids: Vec<String>,
+    },
     Failed(Failure),
 }
 
@@ -72,6 +103,15 @@ pub struct Failure {
 pub struct Pending {
     pub files: u64,
     pub bytes: u64,
+}
+
+/// Kept sessions whose time is near.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expiring {
+    pub files: u64,
+    pub bytes: u64,
+    /// When the first of them goes.
+    pub first_at: String,
 }
 
 /// What `status --json` prints.
@@ -101,6 +141,8 @@ pub struct MountStatus {
     pub pending: Pending,
     /// Sessions that only `recover` brings further.
     pub kept: Pending,
+    /// Of these, what `--recover-keep` takes away within a week; null where nothing is.
+    pub expiring: Option<Expiring>,
     pub uploads: Vec<UploadStatus>,
     pub spill: SpillStatus,
     pub cache: CacheStatus,
@@ -251,7 +293,7 @@ mod tests {
         let wanted = json!({"version": "1", "mounts": [{
             "mountpoint": "", "bucket": "", "prefix": "", "endpoint": "", "state": "ok", "supervisor_pid": null,
             "worker_pid": null, "worker_restarts": null, "recovery": null, "started_at": null,
-            "pending": {"files": 0, "bytes": 0}, "kept": {"files": 0, "bytes": 0}, "uploads": [],
+            "pending": {"files": 0, "bytes": 0}, "kept": {"files": 0, "bytes": 0}, "expiring": null, "uploads": [],
             "spill": {"bytes": null, "limit": null},
             "cache": {"bytes": null, "limit": null, "hits": null, "misses": null},
             "memory": {"rss": null, "limit": null}, "inodes": null, "open_handles": null, "hidden_keys": null,
@@ -320,6 +362,7 @@ mod tests {
             serde_json::to_value(Request::Status).unwrap(),
             serde_json::to_value(umount).unwrap(),
             serde_json::to_value(Request::RecoverList).unwrap(),
+            serde_json::to_value(Request::Sync { path: "a/b".into(), timeout_ms: None }).unwrap(),
             serde_json::to_value(Response::Done).unwrap(),
             serde_json::to_value(Response::TimedOut { pending: Pending { files: 1, bytes: 2 } }).unwrap(),
             serde_json::to_value(Response::Failed(Failure { what: "a".into(), why: "b".into(), mend: "c".into() }))
@@ -329,6 +372,7 @@ mod tests {
             json!({"request": "status"}),
             json!({"request": "umount", "timeout_ms": 5, "force": true}),
             json!({"request": "recover-list"}),
+            json!({"request": "sync", "path": "a/b", "timeout_ms": null}),
             json!({"response": "done"}),
             json!({"response": "timed-out", "pending": {"files": 1, "bytes": 2}}),
             json!({"response": "failed", "what": "a", "why": "b", "mend": "c"}),

@@ -11,6 +11,7 @@ use super::attributes::text;
 use super::failure::Failure;
 use super::receive::{Intake, drain};
 use super::request::{Operation, Parameters, Target};
+use super::s3;
 use super::service::Shared;
 use super::store::{StoreError, Written};
 use crate::base::limits::PART_BYTES_MAX;
@@ -26,6 +27,8 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     pub(crate) host: String,
     pub(crate) now: SystemTime,
+    /// Whether it came in the dress of S3.
+    pub(crate) is_s3: bool,
     body: Option<Incoming>,
     /// Whether a fault rule changes a byte of the body as it comes.
     pub(crate) corrupt_body: bool,
@@ -36,11 +39,19 @@ pub(crate) struct Call {
 impl Call {
     /// Reads a request's head; beside it, why no operation could be made of it.
     pub(crate) fn new(shared: Arc<Shared>, request: Request<Incoming>, host: String) -> (Self, Result<(), Failure>) {
-        let (head, body) = request.into_parts();
-        let (target, parameters, parsed) = parse(&head, &host);
+        let is_s3 = shared.s3 && s3::is_s3(&request);
+        let (mut head, body) = request.into_parts();
+        let adopted = if is_s3 { s3::adopt(&mut head.headers) } else { Ok(()) };
+        let (target, parameters, mut parsed) = parse(&head, &host);
+        if is_s3 && head.method == Method::HEAD && target.bucket.is_some() && target.key.is_none() {
+            // S3 clients ask so whether a bucket is there.
+            parsed = Ok(Operation::GetBucketLocation);
+        }
+        let parsed = adopted.and(parsed);
         let call = Self {
             now: shared.now(),
             shared,
+            is_s3,
             operation: *parsed.as_ref().unwrap_or(&Operation::Unknown),
             method: head.method,
             target,

@@ -25,6 +25,7 @@ mod range;
 mod receive;
 mod reply;
 mod request;
+mod s3;
 mod server;
 mod service;
 mod stats;

@@ -41,6 +41,8 @@ pub struct Options {
     pub region: String,
     /// Smallest part but the last, in bytes, checked at Complete.
     pub min_part: u64,
+    /// Whether clients of S3 are served too, without a look at their signatures.
+    pub s3: bool,
 }
 
 impl Options {
@@ -54,6 +56,7 @@ impl Options {
             access_key_secret: "test-sk".into(),
             region: "cn-hangzhou".into(),
             min_part: PART_BYTES_MIN,
+            s3: false,
         }
     }
 }
@@ -67,6 +70,7 @@ impl fmt::Debug for Options {
             .field("access_key_id", &self.access_key_id)
             .field("region", &self.region)
             .field("min_part", &self.min_part)
+            .field("s3", &self.s3)
             .finish_non_exhaustive()
     }
 }
@@ -97,7 +101,7 @@ impl Server {
             access_key_secret: options.access_key_secret,
             security_token: None,
         };
-        let shared = Shared::new(store, credentials, options.region, options.min_part);
+        let shared = Shared::new(store, credentials, options.region, options.min_part, options.s3);
         for bucket in &options.buckets {
             shared.store.create_bucket(bucket, shared.now()).map_err(io::Error::other)?;
         }

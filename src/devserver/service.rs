@@ -19,6 +19,7 @@ use super::failure::Failure;
 use super::faults::{Action, Faults, Reset};
 use super::reply::{BodyFaults, Payload, Reply, ReplyBody};
 use super::request::{Operation, is_service_host};
+use super::s3;
 use super::stats::{Entry, Stats};
 use super::store::{Store, base64_of};
 use super::traffic::Traffic;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) region: String,
     /// Smallest part but the last, in bytes.
     pub(crate) min_part: u64,
+    /// Whether requests in the dress of S3 are served, unsigned.
+    pub(crate) s3: bool,
     pub(crate) credentials: RwLock<Credentials>,
     pub(crate) stats: Stats,
     pub(crate) faults: Faults,
@@ -47,11 +50,12 @@ pub(crate) struct Shared {
 pub(crate) struct ResetConnection;
 
 impl Shared {
-    pub(crate) fn new(store: Store, credentials: Credentials, region: String, min_part: u64) -> Self {
+    pub(crate) fn new(store: Store, credentials: Credentials, region: String, min_part: u64, s3: bool) -> Self {
         Self {
             store,
             region,
             min_part,
+            s3,
             credentials: RwLock::new(credentials),
             stats: Stats::default(),
             faults: Faults::default(),
@@ -138,6 +142,9 @@ async fn serve_object_request(
         corrupt_crc(&mut reply.headers);
     }
     sign_off(&mut reply, &call, &request_id, begun);
+    if call.is_s3 {
+        s3::dress(&mut reply);
+    }
     if close {
         reply.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -193,7 +200,9 @@ async fn authorized(call: &mut Call) -> Result<Reply, Failure> {
         parameters: &call.parameters,
         headers: &call.headers,
     };
-    auth::verify(request, &credentials, &call.shared.region, call.now)?;
+    if !call.is_s3 {
+        auth::verify(request, &credentials, &call.shared.region, call.now)?;
+    }
     handlers::handle(call).await
 }
 

@@ -3,6 +3,7 @@
 use fuser::Errno;
 
 use crate::base::KeyError;
+use crate::base::caller::Cut;
 use crate::oss::{self, ErrorKind};
 use crate::read::ReadError;
 use crate::vfs::FsError;
@@ -28,13 +29,22 @@ fn number(error: &FsError) -> i32 {
         FsError::NoSpace => libc::ENOSPC,
         FsError::Invalid => libc::EINVAL,
         FsError::Busy => libc::EBUSY,
+        FsError::Copying => libc::EAGAIN,
         FsError::BadHandle => libc::EBADF,
         FsError::Name(error) => of_key(*error),
+        FsError::Cut(cut) | FsError::Read(ReadError::Cut(cut)) => of_cut(*cut),
         FsError::Write(error) => of_write(error),
         FsError::Read(ReadError::Stale) => libc::ESTALE,
         FsError::Read(ReadError::Corrupt) => libc::EIO,
         FsError::Read(ReadError::Oss(error)) => of_service(error, libc::ETIMEDOUT),
         FsError::Oss(error) => of_service(error, libc::ETIMEDOUT),
+    }
+}
+
+fn of_cut(cut: Cut) -> i32 {
+    match cut {
+        Cut::Interrupted => libc::EINTR,
+        Cut::TimedOut => libc::ETIMEDOUT,
     }
 }
 
@@ -52,6 +62,9 @@ fn of_write(error: &WriteError) -> i32 {
         WriteError::TooLarge => libc::EFBIG,
         WriteError::Spill { errno, .. } => errno.unwrap_or(libc::EIO),
         WriteError::Stale => libc::ESTALE,
+        WriteError::Taken => libc::EEXIST,
+        WriteError::Lost => libc::EIO,
+        WriteError::Cut(cut) => of_cut(*cut),
         // The bytes are kept and go on in the background: what failed is this call, not a time limit of its own.
         WriteError::Oss(error) => of_service(error, libc::EIO),
     }
@@ -68,6 +81,7 @@ fn of_service(error: &oss::Error, unreachable: i32) -> i32 {
         ErrorKind::InvalidArgument | ErrorKind::Unsendable => libc::EINVAL,
         ErrorKind::Unsupported => libc::EOPNOTSUPP,
         ErrorKind::Quota => libc::EDQUOT,
+        ErrorKind::Interrupted => libc::EINTR,
         ErrorKind::Transport | ErrorKind::Server | ErrorKind::Throttled => unreachable,
         _ => libc::EIO,
     }

@@ -3,6 +3,7 @@
 //! What memory or the local disk answers is answered on fuser's thread; what needs the network moves its reply
 //! into a task. A reply that is dropped answers EIO, so nothing here cancels or unwinds a task that owns one.
 
+mod call;
 mod entries;
 mod errno;
 mod mount;
@@ -33,6 +34,7 @@ pub use touch::TouchedBuffers;
 use crate::base::ByteRange;
 use crate::base::limits::FUSE_WRITE_MAX;
 use crate::vfs::{Allocate, AttrChange, Call, Entry, FsError, Kind, RenameMode, Seek, SetXattr, Vfs, is_refused};
+use call::Call as Caller;
 use entries::{Entries, READDIR_BYTES, RawReplies};
 use reply::{
     BLOCK, GENERATION, add_plus, file_attr, fopen_flags, how_of, kind_of, note_listed, reply_attr, reply_empty,
@@ -140,8 +142,9 @@ impl Filesystem for Adapter {
             return self.reply_found(call, known, reply);
         }
         let (vfs, name) = (self.vfs.clone(), name.to_owned());
+        let caller = Caller::of(req);
         self.work(slot, async move {
-            let found = vfs.lookup(parent.0, &name).await;
+            let found = caller.locking(vfs.lookup(parent.0, &name)).await;
             if let Ok(entry) = &found {
                 vfs.tell(call, entry.attr.ino);
             }
@@ -159,7 +162,8 @@ impl Filesystem for Adapter {
             return reply_attr(&self.vfs, known, reply);
         }
         let vfs = self.vfs.clone();
-        self.work(slot, async move { reply_attr(&vfs, vfs.getattr(ino.0).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move { reply_attr(&vfs, caller.waiting(vfs.getattr(ino.0)).await, reply) });
     }
 
     fn setattr(
@@ -184,7 +188,8 @@ impl Filesystem for Adapter {
         let (atime, mtime, fh) = (set_time(atime), set_time(mtime), fh.map(|fh| fh.0));
         let change = AttrChange { mode, uid, gid, size, atime, mtime, fh };
         let vfs = self.vfs.clone();
-        self.work(slot, async move { reply_attr(&vfs, vfs.setattr(ino.0, change).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move { reply_attr(&vfs, caller.waiting(vfs.setattr(ino.0, change)).await, reply) });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
@@ -194,7 +199,10 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(told(&error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
-        self.work(slot, async move { reply_entry(&vfs, vfs.mkdir(call, parent.0, &name, mode, owner).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            reply_entry(&vfs, caller.locking(vfs.mkdir(call, parent.0, &name, mode, owner)).await, reply)
+        });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -204,7 +212,11 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        self.work(slot, async move { reply_empty(&vfs, vfs.unlink(call, parent.0, &name).await, reply) });
+        let caller = Caller::of(req);
+        self.work(
+            slot,
+            async move { reply_empty(&vfs, caller.locking(vfs.unlink(call, parent.0, &name)).await, reply) },
+        );
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -214,7 +226,11 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        self.work(slot, async move { reply_empty(&vfs, vfs.rmdir(call, parent.0, &name).await, reply) });
+        let caller = Caller::of(req);
+        self.work(
+            slot,
+            async move { reply_empty(&vfs, caller.locking(vfs.rmdir(call, parent.0, &name)).await, reply) },
+        );
     }
 
     fn rename(
@@ -232,6 +248,8 @@ impl Filesystem for Adapter {
             RenameMode::Replace
         } else if flags == RenameFlags::RENAME_NOREPLACE {
             RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
         } else {
             return reply.error(told(&FsError::Invalid));
         };
@@ -240,8 +258,13 @@ impl Filesystem for Adapter {
             (Err(error), _) | (_, Err(error)) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
+        let caller = Caller::of(req);
         self.work(slot, async move {
-            reply_empty(&vfs, vfs.rename(call, (parent.0, &name), (newparent.0, &newname), mode).await, reply);
+            reply_empty(
+                &vfs,
+                caller.locking(vfs.rename(call, (parent.0, &name), (newparent.0, &newname), mode)).await,
+                reply,
+            );
         });
     }
 
@@ -249,8 +272,9 @@ impl Filesystem for Adapter {
         let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let how = how_of(flags.0, req.pid());
         let vfs = self.vfs.clone();
+        let caller = Caller::of(req);
         self.work(slot, async move {
-            match vfs.open(call, ino.0, how).await {
+            match caller.waiting(vfs.open(call, ino.0, how)).await {
                 Ok(opened) => {
                     vfs.commit();
                     reply.opened(FileHandle(opened.fh), fopen_flags(&opened, how));
@@ -277,9 +301,9 @@ impl Filesystem for Adapter {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
-        let vfs = self.vfs.clone();
+        let (vfs, caller) = (self.vfs.clone(), Caller::of(req));
         self.work(slot, async move {
-            match vfs.create(call, parent.0, &name, mode, owner, how).await {
+            match caller.locking(vfs.create(call, parent.0, &name, mode, owner, how)).await {
                 Ok((entry, opened)) => {
                     vfs.commit();
                     let flags = fopen_flags(&opened, how);
@@ -303,8 +327,9 @@ impl Filesystem for Adapter {
     ) {
         let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
+        let caller = Caller::of(req);
         self.work(slot, async move {
-            match vfs.read(fh.0, offset, size).await {
+            match caller.waiting(vfs.read(fh.0, offset, size)).await {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => reply.error(told(&error)),
             }
@@ -324,11 +349,13 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let caller = if cached { Caller::of_nobody() } else { Caller::of(req) };
         if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) && self.vfs.has_privileges(ino.0) {
             let (vfs, data) = (self.vfs.clone(), data.to_vec());
             self.work(slot, async move {
-                let written = match vfs.drop_privileges(ino.0).await {
-                    Ok(()) => vfs.write(fh.0, offset, &data).await,
+                let written = match caller.waiting(vfs.drop_privileges(ino.0)).await {
+                    Ok(()) => caller.waiting(vfs.write(fh.0, offset, &data)).await,
                     Err(error) => Err(error),
                 };
                 vfs.commit();
@@ -348,7 +375,7 @@ impl Filesystem for Adapter {
             Ok(None) => {
                 let (vfs, data) = (self.vfs.clone(), data.to_vec());
                 self.work(slot, async move {
-                    let written = vfs.write(fh.0, offset, &data).await;
+                    let written = caller.waiting(vfs.write(fh.0, offset, &data)).await;
                     vfs.commit();
                     match written {
                         Ok(()) => reply.written(data.len() as u32),
@@ -362,7 +389,8 @@ impl Filesystem for Adapter {
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
         let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let (vfs, tid) = (self.vfs.clone(), req.pid());
-        self.work(slot, async move { reply_empty(&vfs, vfs.flush(fh.0, tid).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move { reply_empty(&vfs, caller.waiting(vfs.flush(fh.0, tid)).await, reply) });
     }
 
     fn release(
@@ -383,7 +411,8 @@ impl Filesystem for Adapter {
     fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
-        self.work(slot, async move { reply_empty(&vfs, vfs.fsync(fh.0).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move { reply_empty(&vfs, caller.waiting(vfs.fsync(fh.0)).await, reply) });
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -400,8 +429,9 @@ impl Filesystem for Adapter {
     fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let (vfs, raw, unique) = (self.vfs.clone(), self.replies.clone(), req.unique().0);
+        let caller = Caller::of(req);
         self.work(slot, async move {
-            let snapshot = match vfs.readdir(fh.0, offset).await {
+            let snapshot = match caller.locking(vfs.readdir(fh.0, offset)).await {
                 Ok(snapshot) => snapshot,
                 Err(error) => return reply.error(told(&error)),
             };
@@ -436,13 +466,14 @@ impl Filesystem for Adapter {
     fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
+        let caller = Caller::of(req);
         self.work(slot, async move {
-            match vfs.readdir(fh.0, offset).await {
+            match caller.locking(vfs.readdir(fh.0, offset)).await {
                 Ok(entries) => {
                     let mut told = 0;
                     for (at, (name, child, kind)) in entries.iter().enumerate().skip(offset as usize) {
                         let entry = (name.as_str(), *child, kind.unwrap_or(Kind::File));
-                        if add_plus(&vfs, call, &mut reply, ino.0, at as u64 + 1, entry).await {
+                        if add_plus((&vfs, call, caller), &mut reply, ino.0, at as u64 + 1, entry).await {
                             break;
                         }
                         told += 1;
@@ -470,8 +501,9 @@ impl Filesystem for Adapter {
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
+        let caller = Caller::of(req);
         self.work(slot, async move {
-            match vfs.readlink(ino.0).await {
+            match caller.waiting(vfs.readlink(ino.0)).await {
                 Ok(target) => reply.data(&target),
                 Err(error) => reply.error(told(&error)),
             }
@@ -486,10 +518,10 @@ impl Filesystem for Adapter {
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
         let target = target.as_os_str().as_bytes().to_vec();
-        self.work(
-            slot,
-            async move { reply_entry(&vfs, vfs.symlink(call, parent.0, &name, &target, owner).await, reply) },
-        );
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            reply_entry(&vfs, caller.locking(vfs.symlink(call, parent.0, &name, &target, owner)).await, reply)
+        });
     }
 
     fn mknod(
@@ -508,10 +540,10 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(told(&error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
-        self.work(
-            slot,
-            async move { reply_entry(&vfs, vfs.mknod(call, parent.0, &name, mode, rdev, owner).await, reply) },
-        );
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            reply_entry(&vfs, caller.locking(vfs.mknod(call, parent.0, &name, mode, rdev, owner)).await, reply)
+        });
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -524,14 +556,19 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        self.work(slot, async move { reply_xattr(&vfs, vfs.getxattr(ino.0, &name).await, size, reply) });
+        let caller = Caller::of(req);
+        self.work(
+            slot,
+            async move { reply_xattr(&vfs, caller.waiting(vfs.getxattr(ino.0, &name)).await, size, reply) },
+        );
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
+        let caller = Caller::of(req);
         self.work(slot, async move {
-            let names = vfs.listxattr(ino.0).await;
+            let names = caller.waiting(vfs.listxattr(ino.0)).await;
             let joined = names.map(|names| names.iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect());
             reply_xattr(&vfs, joined, size, reply);
         });
@@ -558,7 +595,10 @@ impl Filesystem for Adapter {
             _ => SetXattr::Any,
         };
         let (vfs, value) = (self.vfs.clone(), value.to_vec());
-        self.work(slot, async move { reply_empty(&vfs, vfs.setxattr(call, ino.0, &name, &value, how).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            reply_empty(&vfs, caller.waiting(vfs.setxattr(call, ino.0, &name, &value, how)).await, reply)
+        });
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -568,7 +608,11 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        self.work(slot, async move { reply_empty(&vfs, vfs.removexattr(call, ino.0, &name).await, reply) });
+        let caller = Caller::of(req);
+        self.work(
+            slot,
+            async move { reply_empty(&vfs, caller.waiting(vfs.removexattr(call, ino.0, &name)).await, reply) },
+        );
     }
 
     // What is not there is said so, once: after ENOSYS the kernel does not ask again, and where there is another
@@ -610,9 +654,10 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
         let vfs = self.vfs.clone();
+        let caller = Caller::of(req);
         self.work(slot, async move {
             let how = Allocate { keep_size, zero };
-            reply_empty(&vfs, vfs.fallocate(fh.0, ByteRange::at(offset, length), how).await, reply);
+            reply_empty(&vfs, caller.waiting(vfs.fallocate(fh.0, ByteRange::at(offset, length), how)).await, reply);
         });
     }
 

@@ -10,6 +10,7 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyXattr, TimeOrNow,
 };
 
+use super::call::Call as Caller;
 use super::errno::errno;
 use crate::base::KeyError;
 use crate::vfs::{Attr, Call, Entry, FsError, Kind, OpenHow, OpenedFile, SetTime, Vfs};
@@ -46,7 +47,7 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         crtime: attr.ctime,
         kind: kind_of(attr.kind),
         perm: attr.mode as u16,
-        nlink: if attr.kind == Kind::Dir { 2 } else { 1 },
+        nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
         rdev: attr.rdev,
@@ -62,6 +63,7 @@ pub(super) fn how_of(flags: i32, tid: u32) -> OpenHow {
         write: mode != OpenAccMode::O_RDONLY,
         append: flags & libc::O_APPEND != 0,
         truncate: flags & libc::O_TRUNC != 0,
+        exclusive: flags & libc::O_EXCL != 0,
         tid,
     }
 }
@@ -134,8 +136,7 @@ pub(super) fn note_listed(vfs: &Vfs, fh: u64, entries: &[(String, u64, Option<Ki
 
 /// Adds an entry with its attributes, counted as a look-up; whether the buffer is full.
 pub(super) async fn add_plus(
-    vfs: &Vfs,
-    call: Call,
+    (vfs, call, caller): (&Vfs, Call, Caller),
     reply: &mut ReplyDirectoryPlus,
     parent: u64,
     next: u64,
@@ -144,10 +145,11 @@ pub(super) async fn add_plus(
     if name == "." || name == ".." {
         // The kernel takes neither number nor attributes from these.
         let at = SystemTime::UNIX_EPOCH;
-        let attr = Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0 };
+        let attr =
+            Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0, nlink: 1 };
         return reply.add(INodeNo(ino), next, name, &Duration::ZERO, &file_attr(&attr), GENERATION);
     }
-    match vfs.lookup(parent, name).await {
+    match caller.locking(vfs.lookup(parent, name)).await {
         Ok(entry) => {
             let full = reply.add(INodeNo(entry.attr.ino), next, name, &entry.ttl, &file_attr(&entry.attr), GENERATION);
             if full {

@@ -11,7 +11,8 @@ use crate::oss::{Client, CopyOptions, CopyReceipt, Error, ErrorKind, ObjectMeta,
 /// Parts of one object that are copied at a time.
 const PARTS_AT_ONCE: usize = 8;
 
-/// Copies an object within the bucket, metadata included. `options` must not replace these.
+/// Copies an object within the bucket, metadata included. `options` may replace these only where the object is so small
+/// that one request surely copies it.
 ///
 /// # Errors
 /// `PreconditionFailed` where the source is not `options.if_match`, `AlreadyExists` under

@@ -12,6 +12,6 @@ mod store;
 mod tree_move;
 
 pub use copy::copy_any;
-pub use record::{IntentRecord, Phase, Work};
+pub use record::{IntentRecord, MetaChange, Phase, Swap, Work};
 pub use store::IntentStore;
 pub use tree_move::{MoveError, Moved, TreeMove};

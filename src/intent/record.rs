@@ -1,5 +1,6 @@
 //! The intent file: what was begun, byte by byte. A [`Frame`] of the kind `OSFI`.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,18 @@ pub enum Phase {
     Deleting { copied_until: SystemTime },
 }
 
+/// How far two objects have come that change places.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Swap {
+    /// The first one is being copied to the hidden key; nothing has changed yet.
+    Saving,
+    /// The hidden key has the first one. These are the versions that stood at the two keys before.
+    Swapping { one: ETag, two: ETag },
+}
+
+/// User metadata of an object that are to change: the new value of each name, `None` where it is to go.
+pub type MetaChange = BTreeMap<String, Option<String>>;
+
 /// What was begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Work {
@@ -29,6 +42,10 @@ pub enum Work {
     MoveFile { from: ObjectKey, to: ObjectKey, etag: ETag },
     /// A hidden copy of an object without a name, for those who have it open; to be deleted when they are gone.
     Hidden { key: ObjectKey },
+    /// Two objects change places, by way of a hidden key.
+    Exchange { one: ObjectKey, two: ObjectKey, hidden: ObjectKey, swap: Swap },
+    /// The user metadata of this version of an object are to change.
+    Attributes { key: ObjectKey, etag: ETag, changed: MetaChange },
 }
 
 /// The content of an intent file.

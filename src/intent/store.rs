@@ -94,6 +94,11 @@ impl IntentStore {
         }
     }
 
+    /// What must be on disk for an intent to survive power loss: its file and its folder.
+    pub fn places(&self, id: SessionId) -> Vec<PathBuf> {
+        vec![self.path(id), self.layout.intents()]
+    }
+
     fn path(&self, id: SessionId) -> PathBuf {
         self.layout.intents().join(id.to_string())
     }

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 pub use record::{CopyRecord, PartRecord, UploadRecord};
 
-use crate::base::{PartNumber, SessionId};
+use crate::base::{PartNumber, SessionId, UploadId};
 use record::Versioned;
 
 /// The journal cannot be used.
@@ -43,6 +43,8 @@ enum Change {
     Forget(SessionId),
     Copied(SessionId, Box<str>, CopyRecord),
     ForgetIntent(SessionId),
+    /// Only waits for what was queued before it.
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -118,6 +120,13 @@ impl Journal {
         self.send(Change::Forget(session), None)
     }
 
+    /// Waits until all that was recorded so far stands on the disk.
+    pub async fn settled(&self) -> Result<(), JournalError> {
+        let (done, committed) = oneshot::channel();
+        self.send(Change::Nothing, Some(done))?;
+        committed.await.map_err(|_| JournalError::Stopped)
+    }
+
     /// Records a copy that an intent has made, by the key without the intent's prefix; it is committed with the next
     /// group.
     pub fn copied(&self, intent: SessionId, relative: &str, record: CopyRecord) -> Result<(), JournalError> {
@@ -161,6 +170,16 @@ impl Journal {
             }
         }
         Ok(Some((upload, parts)))
+    }
+
+    /// The ids of all uploads that were begun and not ended.
+    pub fn upload_ids(&self) -> Result<Vec<UploadId>, JournalError> {
+        let mut found = Vec::new();
+        for item in self.trees.sessions.iter() {
+            let (_, value) = item?;
+            found.extend(UploadRecord::decode(&value).map(|record| record.upload_id));
+        }
+        Ok(found)
     }
 
     /// Sessions of which the journal knows an upload.
@@ -214,6 +233,7 @@ impl Trees {
                     self.intents.insert(copy_key(*intent, relative), record.encode())?;
                 }
                 Change::ForgetIntent(intent) => clear(&self.intents, *intent)?,
+                Change::Nothing => {}
             }
         }
         self.db.flush()?;

@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn other_versions_are_not_read() {
-        let record = PartRecord { generation: 3, len: 4, crc64: None, etag: ETag::new("x") };
+        let record = PartRecord { generation: 3, len: 4, crc64: None, etag: ETag::new("x"), stable_since: None };
         let mut bytes = record.encode();
         assert_eq!(PartRecord::decode(&bytes), Some(record));
         bytes[0] = 2;

@@ -1,23 +1,36 @@
-//! The client: signs and sends one operation, and repeats it where it may be repeated.
+//! The client: signs and sends one operation, and repeats it as long as whoever asked has patience.
 //!
-//! The operations themselves stand in `ops`, a file a family. An outcome that was in doubt once stays in doubt: the
-//! refusal of a repetition may be the fruit of the try before.
+//! The operations themselves stand in `ops`, a file a family; what is repeated after what pause is decided in `retry`,
+//! whether the service is out in `breaker`. An outcome that was in doubt once stays in doubt.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
+use tokio::time::Instant;
 
+use super::breaker::{Breaker, Strained};
 use super::endpoint::{Addressing, Endpoint};
-use super::error::{Error, ErrorKind, Failure, Outcome, REQUEST_ID};
+use super::error::{Error, ErrorKind, Failure, Outcome};
+use super::limiter::{Bucket, Window};
 use super::request::Request;
 use super::retry::{self, Next, Tries};
 use super::sign::{BadSigner, Signable, Signer};
 use super::transport::{Expect, Reply, Transport, header};
-use super::types::{Credentials, Operation, SignatureVersion, Stats};
+use super::types::{CredentialSource, Credentials, Limits, Operation, SignatureVersion, Stats};
+use crate::base::caller::{self, Cut, Patience, interruptible};
 use crate::base::{ObjectKey, time};
+
+/// What a last try gets, however little time is left.
+const LAST_TRY_MIN: Duration = Duration::from_millis(500);
+/// Repetitions a second, over all requests, and for how many seconds they can be saved up: a sick service is not to
+/// be hammered.
+const RETRIES_A_SECOND: f64 = 20.0;
+const RETRIES_SAVED: Duration = Duration::from_secs(5);
+/// The pause before the service is asked whether it is back, doubled up to the second.
+const PROBE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 
 /// Everything a client needs to know; resolved and validated by the caller.
 #[derive(Debug, Clone)]
@@ -33,6 +46,10 @@ pub struct ClientOptions {
     /// How long a try may pass without a byte moved in either direction; three times as long while the service copies
     /// or completes.
     pub try_timeout: Duration,
+    /// How long a request is tried from its first failure on, for whoever is in no hurry. The fast tries come in any
+    /// case.
+    pub outage_timeout: Duration,
+    pub limits: Limits,
 }
 
 #[derive(Debug)]
@@ -41,6 +58,13 @@ struct Inner {
     region: Option<String>,
     signature: SignatureVersion,
     signer: RwLock<Arc<Signer>>,
+    source: RwLock<Option<Arc<dyn CredentialSource>>>,
+    /// Credentials are read again one at a time.
+    renewing: tokio::sync::Mutex<()>,
+    outage_timeout: Duration,
+    requests: Option<Window>,
+    retries: Bucket,
+    breaker: Breaker,
     /// What the service's clock is ahead of ours, in milliseconds.
     skew_ms: AtomicI64,
     transport: Transport,
@@ -58,16 +82,30 @@ impl Client {
 
     /// The same, with certificate authorities (PEM) that are trusted beside the system's.
     pub fn trusting(options: ClientOptions, ca_pem: &[u8]) -> Result<Self, Error> {
-        let ClientOptions { endpoint, bucket, region, addressing, signature, credentials, try_timeout } = options;
+        let ClientOptions { endpoint, bucket, region, addressing, signature, credentials, .. } = options;
+        let (try_timeout, outage_timeout, limits) = (options.try_timeout, options.outage_timeout, options.limits);
         let unusable = |message: String| Error::unsendable(Operation::GetBucketInfo, &bucket, message);
         if !is_bucket_name(&bucket) {
             return Err(unusable("this cannot be the name of a bucket".into()));
         }
         let signer = Signer::new(credentials, signature, region.as_deref())
             .map_err(|error: BadSigner| unusable(error.to_string()))?;
-        let transport = Transport::new(&endpoint, addressing, &bucket, try_timeout, ca_pem).map_err(unusable)?;
-        let signer = RwLock::new(Arc::new(signer));
-        Ok(Self(Arc::new(Inner { bucket, region, signature, signer, skew_ms: AtomicI64::new(0), transport })))
+        let transport =
+            Transport::new(&endpoint, addressing, &bucket, try_timeout, limits, ca_pem).map_err(unusable)?;
+        Ok(Self(Arc::new(Inner {
+            bucket,
+            region,
+            signature,
+            signer: RwLock::new(Arc::new(signer)),
+            source: RwLock::new(None),
+            renewing: tokio::sync::Mutex::new(()),
+            outage_timeout,
+            requests: limits.requests.map(Window::new),
+            retries: Bucket::new(RETRIES_A_SECOND, RETRIES_SAVED),
+            breaker: Breaker::default(),
+            skew_ms: AtomicI64::new(0),
+            transport,
+        })))
     }
 
     /// The name of the bucket.
@@ -83,7 +121,8 @@ impl Client {
 
     /// The counters as they are now, those of all clones together.
     pub fn stats(&self) -> Stats {
-        self.0.transport.counters.snapshot()
+        let (breaker, degraded_since) = (self.0.breaker.state(), self.0.breaker.degraded_since());
+        Stats { breaker, degraded_since, ..self.0.transport.counters.snapshot() }
     }
 
     /// Signs with other credentials from the next try on.
@@ -94,61 +133,306 @@ impl Client {
         Ok(())
     }
 
+    /// Where to look again when the service refuses the credentials; without one they are refused for good.
+    pub fn set_credential_source(&self, source: Arc<dyn CredentialSource>) {
+        *self.0.source.write() = Some(source);
+    }
+
+    /// Whether the service has not answered for a while: whoever cannot wait need not ask.
+    pub fn is_out(&self) -> bool {
+        self.0.breaker.is_open()
+    }
+
+    /// Whether the last request got no answer.
+    pub fn is_failing(&self) -> bool {
+        self.0.breaker.is_failing()
+    }
+
+    /// Whether that was just now: what is known had better be used, if it is good enough.
+    pub fn failed_lately(&self) -> bool {
+        self.0.breaker.failed_lately()
+    }
+
+    /// Waits while the service is out.
+    pub async fn reachable(&self) {
+        self.0.breaker.closed().await;
+    }
+
+    /// Waits for the end of the outage that there is, or of the next one.
+    pub async fn recovered(&self) {
+        self.0.breaker.recovered().await;
+    }
+
     pub(super) fn transport(&self) -> &Transport {
         &self.0.transport
     }
 
-    /// An error in a reply that looked like a success.
-    pub(super) fn protocol_error(&self, request: (Operation, &str), reply: &Reply, message: impl ToString) -> Error {
-        let (operation, subject) = request;
-        let error = Error::local(operation, subject, ErrorKind::Protocol, Outcome::Unknown, message)
-            .with_reply(reply.status, &reply.headers);
-        self.0.transport.counters.broke_off(&error);
-        error
+    /// Takes what a body of `bytes` will cost from the limit of downloads, as far as that is a fair share; how much
+    /// that was.
+    pub(super) async fn prepay(&self, request: (Operation, &str), bytes: u64) -> Result<u64, Error> {
+        let Some(bucket) = &self.transport().download else { return Ok(0) };
+        let share = bytes.min(4 * bucket.piece() as u64);
+        let at = bucket.take(share, Instant::now());
+        interruptible(tokio::time::sleep_until(at)).await.map_err(|cut| Error::cut(request.0, request.1, cut))?;
+        Ok(share)
     }
 
-    /// Sends a request until it succeeds, or must not or need not be repeated.
-    pub(super) async fn execute(&self, request: &Request<'_>, expect: Expect) -> Result<Reply, Error> {
+    /// Sends a request until it succeeds, or must not or need not be repeated. `read` makes the answer of a reply.
+    pub(super) async fn ask<T, E: ToString>(
+        &self,
+        request: &Request<'_>,
+        expect: Expect,
+        read: impl Fn(&mut Reply) -> Result<T, E> + Send,
+    ) -> Result<T, Error> {
+        // On the heap: whatever asks would be as large as this otherwise, and so would what asks that.
+        Box::pin(self.try_until_done(request, expect, read)).await
+    }
+
+    async fn try_until_done<T, E: ToString>(
+        &self,
+        request: &Request<'_>,
+        expect: Expect,
+        read: impl Fn(&mut Reply) -> Result<T, E> + Send,
+    ) -> Result<T, Error> {
         let inner = &*self.0;
-        let operation = request.operation;
-        let subject = request.subject(&inner.bucket);
-        let url = inner.transport.url(request).map_err(|why| Error::unsendable(operation, subject, why))?;
-        let mut tries = Tries::default();
-        let mut in_doubt = false;
+        let about = (request.operation, request.subject(&inner.bucket));
+        let url = inner.transport.url(request).map_err(|why| Error::unsendable(about.0, about.1, why))?;
+        let mut run = Run::new(about, &inner.breaker, inner.outage_timeout);
         loop {
-            let headers = inner.signed_headers(request);
-            let started = Instant::now();
-            let result = inner.transport.send(request, subject, url.clone(), headers, expect).await;
-            let result = result.and_then(|reply| check_crc64(operation, subject, reply));
-            inner.transport.counters.tried(operation, result.as_ref().err().map(|failure| &*failure.error));
+            self.admit(&mut run).await?;
+            let signer = inner.signer.read().clone();
+            let headers = inner.signed_headers(request, &signer);
+            let usual = inner.transport.patience_for(about.0);
+            let patience = run.patience_of_try(usual);
+            let sent = inner.transport.send(request, about.1, url.clone(), headers, (expect, patience));
+            let result = match interruptible(sent).await {
+                Ok(result) => result.and_then(|reply| check_crc64(about, reply)),
+                Err(cut) => Err(Error::cut(about.0, about.1, cut).into()),
+            };
+            let result = result.and_then(|mut reply| match read(&mut reply) {
+                Ok(answer) => Ok(answer),
+                Err(why) => {
+                    let error = Error::local(about.0, about.1, ErrorKind::Protocol, Outcome::Unknown, why);
+                    Err(error.with_reply(reply.status, &reply.headers).into())
+                }
+            });
+            inner.transport.counters.tried(about.0, result.as_ref().err().map(|failure| &*failure.error));
             let failure = match result {
-                Ok(reply) => {
-                    let id = header(&reply.headers, REQUEST_ID).unwrap_or("unknown");
-                    log::debug!("{operation} {subject}: {} in {:?} (request {id})", reply.status, started.elapsed());
-                    return Ok(reply);
+                Ok(answer) => {
+                    log::trace!("{} {}: done", about.0, about.1);
+                    inner.breaker.answered();
+                    caller::answered();
+                    return Ok(answer);
                 }
                 Err(failure) => failure,
             };
-            in_doubt |= failure.error.outcome == Outcome::Unknown;
-            match retry::decide(operation, &failure, tries, random()) {
-                Next::GiveUp => return Err(inner.give_up(failure, in_doubt)),
-                Next::MendClock => {
-                    tries.clock_mended = true;
-                    inner.mend_clock(failure.server_date);
+            self.note(&failure.error, patience < usual);
+            run.failed(&failure.error);
+            self.prepare_next(failure, &mut run, &signer).await?;
+        }
+    }
+
+    /// Waits until the next try may go: not into an outage, and not over the limit of requests.
+    async fn admit(&self, run: &mut Run<'_>) -> Result<(), Error> {
+        let inner = &*self.0;
+        if inner.breaker.is_open() {
+            if caller::patience() != Patience::Outage {
+                return Err(inner.give_up(run.last_error()));
+            }
+            let until = run.wait_for_service();
+            match interruptible(tokio::time::timeout_at(until, inner.breaker.closed())).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(inner.give_up(run.last_error())),
+                Err(cut) => return Err(run.cut(cut)),
+            }
+        }
+        if let Some(requests) = &inner.requests {
+            let at = requests.take(Instant::now());
+            let waited = interruptible(tokio::time::sleep_until(at)).await;
+            waited.map_err(|cut| run.cut(cut))?;
+        }
+        Ok(())
+    }
+
+    /// What a failure says of the service. Silence says little to somebody in a hurry.
+    fn note(&self, error: &Error, hurried: bool) {
+        let inner = &*self.0;
+        let silent = error.status == 0 && error.kind == ErrorKind::Transport;
+        if silent || error.kind == ErrorKind::Server {
+            if inner.breaker.failed(Instant::now(), silent && hurried) {
+                log::warn!("the service does not answer ({error}); it is asked again from time to time");
+                tokio::spawn(probe(Arc::downgrade(&self.0)));
+            }
+        } else if error.status != 0 && error.kind != ErrorKind::Throttled {
+            inner.breaker.answered();
+            caller::answered();
+        }
+    }
+
+    /// Waits until a failed request may be tried again, or says that it may not.
+    async fn prepare_next(&self, failure: Failure, run: &mut Run<'_>, used: &Arc<Signer>) -> Result<(), Error> {
+        let inner = &*self.0;
+        match retry::decide(&failure, run.tries, random()) {
+            Next::GiveUp => Err(inner.give_up(run.settle(*failure.error))),
+            Next::MendClock => {
+                run.tries.clock_mended = true;
+                inner.mend_clock(failure.server_date);
+                Ok(())
+            }
+            Next::RenewCredentials => {
+                run.tries.credentials_renewed = true;
+                if inner.renew(used).await { Ok(()) } else { Err(inner.give_up(run.settle(*failure.error))) }
+            }
+            Next::After(pause) => {
+                let now = Instant::now();
+                let pause = pause.max(inner.retries.take(1, now) - now);
+                let Some(pause) = run.pause(pause, now) else {
+                    return Err(inner.give_up(run.settle(*failure.error)));
+                };
+                if run.tries.are_slow() {
+                    inner.transport.counters.failed(&failure.error);
                 }
-                Next::After(pause) => {
-                    log::debug!("{}; again in {pause:?}", failure.error);
-                    tries.retries += 1;
-                    inner.transport.counters.retried();
-                    tokio::time::sleep(pause).await;
-                }
+                log::debug!("{}; again in {pause:?}", failure.error);
+                run.tries.retries += 1;
+                inner.transport.counters.retried();
+                let pause = async {
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = inner.breaker.recovered() => {}
+                    }
+                };
+                interruptible(pause).await.map_err(|cut| run.cut(cut))
             }
         }
     }
 }
 
+/// One request on its way through its tries.
+struct Run<'c> {
+    about: (Operation, &'c str),
+    breaker: &'c Breaker,
+    outage_timeout: Duration,
+    tries: Tries,
+    /// It may have been done already: the refusal of a repetition may be the fruit of the try before.
+    in_doubt: bool,
+    /// When it first failed, or found that the service is out.
+    failing_since: Option<Instant>,
+    last: Option<Error>,
+    strained: Option<Strained<'c>>,
+}
+
+impl<'c> Run<'c> {
+    fn new(about: (Operation, &'c str), breaker: &'c Breaker, outage_timeout: Duration) -> Self {
+        let (tries, in_doubt, failing_since, last, strained) = Default::default();
+        Self { about, breaker, outage_timeout, tries, in_doubt, failing_since, last, strained }
+    }
+
+    fn failed(&mut self, error: &Error) {
+        self.in_doubt |= error.outcome == Outcome::Unknown;
+        self.failing_since.get_or_insert_with(Instant::now);
+        self.last = Some(error.clone());
+    }
+
+    /// Notes that it waits for a service that is out; until when.
+    fn wait_for_service(&mut self) -> Instant {
+        self.strained.get_or_insert_with(|| self.breaker.strained());
+        *self.failing_since.get_or_insert_with(Instant::now) + self.outage_timeout
+    }
+
+    /// When nobody waits for it any more; `None` before it has failed, and where nobody is in a hurry.
+    fn until(&self) -> Option<Instant> {
+        match caller::patience() {
+            Patience::Strict(_) => caller::deadline(),
+            Patience::Brief(time) => self.failing_since.map(|since| since + time),
+            Patience::Outage => self.failing_since.map(|since| since + self.outage_timeout),
+        }
+    }
+
+    /// How long the next try may pass without a byte moved.
+    fn patience_of_try(&self, usual: Duration) -> Duration {
+        let left = self.until().map(|until| until.saturating_duration_since(Instant::now()));
+        left.map_or(usual, |left| usual.min(left.max(LAST_TRY_MIN)))
+    }
+
+    /// The pause before the next try; `None` where there is no time left for one.
+    fn pause(&mut self, wanted: Duration, now: Instant) -> Option<Duration> {
+        let left = self.until().map_or(Duration::MAX, |until| until.saturating_duration_since(now));
+        let fast = !self.tries.are_slow();
+        if !fast {
+            self.strained.get_or_insert_with(|| self.breaker.strained());
+        }
+        match caller::patience() {
+            Patience::Outage if fast => Some(wanted),
+            Patience::Outage if left.is_zero() => None,
+            Patience::Outage => Some(wanted.min(left)),
+            _ => (wanted < left).then_some(wanted),
+        }
+    }
+
+    fn settle(&self, mut error: Error) -> Error {
+        if self.in_doubt {
+            error.outcome = Outcome::Unknown;
+        }
+        error
+    }
+
+    fn cut(&self, cut: Cut) -> Error {
+        self.settle(Error::local(self.about.0, self.about.1, ErrorKind::Interrupted, Outcome::NotApplied, cut))
+    }
+
+    /// What it failed with, or what it would fail with.
+    fn last_error(&mut self) -> Error {
+        let (operation, subject) = self.about;
+        let untried = || {
+            let why = "the service has not answered for a while";
+            Error::local(operation, subject, ErrorKind::Transport, Outcome::NotApplied, why)
+        };
+        let last = self.last.take().unwrap_or_else(untried);
+        self.settle(last)
+    }
+}
+
+/// Asks from time to time whether the service is back, until it is.
+async fn probe(client: Weak<Inner>) {
+    let mut pause = PROBE_PAUSE.0;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PROBE_PAUSE.1);
+        let Some(client) = client.upgrade().map(Client) else { return };
+        if !client.0.breaker.probing(true) {
+            return;
+        }
+        client.probe_once().await;
+        if !client.0.breaker.probing(false) {
+            return;
+        }
+    }
+}
+
+impl Client {
+    /// Any answer will do.
+    async fn probe_once(&self) {
+        let inner = &*self.0;
+        let request = Request::of_bucket(Operation::GetBucketInfo).param("bucketInfo", "");
+        let Ok(url) = inner.transport.url(&request) else { return };
+        if let Some(requests) = &inner.requests {
+            tokio::time::sleep_until(requests.take(Instant::now())).await;
+        }
+        let signer = inner.signer.read().clone();
+        let headers = inner.signed_headers(&request, &signer);
+        let asked = (Expect::Nothing, inner.transport.patience);
+        let sent = inner.transport.send(&request, &inner.bucket, url, headers, asked).await;
+        let error = sent.err().map(|failure| *failure.error);
+        inner.transport.counters.tried(request.operation, error.as_ref());
+        match error {
+            None => inner.breaker.answered(),
+            Some(error) => self.note(&error, false),
+        }
+    }
+}
+
 impl Inner {
-    fn signed_headers(&self, request: &Request<'_>) -> http::HeaderMap {
+    fn signed_headers(&self, request: &Request<'_>, signer: &Signer) -> http::HeaderMap {
         let mut headers = request.headers.clone();
         let signable = Signable {
             method: request.operation.method_name(),
@@ -156,7 +440,7 @@ impl Inner {
             key: request.key.map(crate::base::ObjectKey::as_str),
             query: &request.query,
         };
-        self.signer.read().clone().sign(&signable, &mut headers, self.service_time());
+        signer.sign(&signable, &mut headers, self.service_time());
         headers
     }
 
@@ -178,18 +462,35 @@ impl Inner {
         );
     }
 
-    fn give_up(&self, failure: Failure, in_doubt: bool) -> Error {
-        let mut error = *failure.error;
-        if in_doubt {
-            error.outcome = Outcome::Unknown;
+    /// Reads the credentials again, unless somebody else did since `used` was taken; whether there are others now.
+    async fn renew(&self, used: &Arc<Signer>) -> bool {
+        let _one = self.renewing.lock().await;
+        if !Arc::ptr_eq(&self.signer.read(), used) {
+            return true;
         }
+        let Some(source) = self.source.read().clone() else { return false };
+        let Some(credentials) = source.reread().await.filter(|found| found != used.credentials()) else { return false };
+        match Signer::new(credentials, self.signature, self.region.as_deref()) {
+            Ok(signer) => {
+                log::info!("the service refused the access key; it was read again");
+                *self.signer.write() = Arc::new(signer);
+                true
+            }
+            Err(error) => {
+                log::warn!("the access key was read again, but cannot be used: {error}");
+                false
+            }
+        }
+    }
+
+    fn give_up(&self, error: Error) -> Error {
         self.transport.counters.failed(&error);
         error
     }
 }
 
 /// Compares the service's sum with that of the bytes sent, where the reply is about these bytes alone.
-fn check_crc64(operation: Operation, subject: &str, reply: Reply) -> Result<Reply, Failure> {
+fn check_crc64((operation, subject): (Operation, &str), reply: Reply) -> Result<Reply, Failure> {
     if !matches!(operation, Operation::PutObject | Operation::UploadPart) {
         return Ok(reply);
     }
@@ -226,7 +527,7 @@ mod tests {
         is_shared::<Client>();
         is_shared::<Error>();
         let _never_called = |client: &Client, request: &Request<'_>, key: &crate::base::ObjectKey| {
-            is_send(&client.execute(request, Expect::Xml));
+            is_send(&client.ask(request, Expect::Xml, |_| Ok::<_, String>(())));
             is_send(&client.get_object(key, &crate::oss::GetOptions::default()));
             is_send(&client.delete_objects(&[]));
         };

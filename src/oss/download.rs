@@ -14,6 +14,7 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::error::{Error, ErrorKind, Outcome};
+use super::limiter::Bucket;
 use super::stats::Counters;
 use super::transport::describe;
 use super::types::Operation;
@@ -74,6 +75,34 @@ pub(super) struct Download {
     ended: bool,
     origin: Origin,
     counters: Arc<Counters>,
+    shaper: Option<Shaper>,
+}
+
+/// Hands bytes out no faster than a bucket fills, so that the service is asked for no more.
+struct Shaper {
+    bucket: Arc<Bucket>,
+    /// Bytes that were paid for before they were asked for.
+    prepaid: u64,
+    /// What has come too soon, and when it may be handed out.
+    held: Option<Bytes>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Shaper {
+    fn pay(&mut self, data: Bytes) {
+        let due = (data.len() as u64).saturating_sub(self.prepaid);
+        self.prepaid = self.prepaid.saturating_sub(data.len() as u64);
+        let now = Instant::now();
+        self.timer.as_mut().reset(if due == 0 { now } else { self.bucket.take(due, now) });
+        self.held = Some(data);
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.held.is_some() {
+            std::task::ready!(self.timer.as_mut().poll(context));
+        }
+        Poll::Ready(self.held.take())
+    }
 }
 
 impl Download {
@@ -85,7 +114,15 @@ impl Download {
         counters: Arc<Counters>,
     ) -> Self {
         let timer = Box::pin(sleep(patience));
-        Self { body, remaining: len, patience, timer, waiting: false, ended: false, origin, counters }
+        let (waiting, ended, shaper) = (false, false, None);
+        Self { body, remaining: len, patience, timer, waiting, ended, origin, counters, shaper }
+    }
+
+    /// Has the body flow as `bucket` says; `prepaid` bytes were taken from it already.
+    pub(super) fn shaped(mut self, bucket: Option<&Arc<Bucket>>, prepaid: u64) -> Self {
+        let timer = Box::pin(sleep(Duration::ZERO));
+        self.shaper = bucket.map(|bucket| Shaper { bucket: bucket.clone(), prepaid, held: None, timer });
+        self
     }
 
     fn end_with(&mut self, kind: ErrorKind, message: String) -> Poll<Option<Result<Bytes, Error>>> {
@@ -130,6 +167,11 @@ impl Stream for Download {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        if let Some(shaper) = &mut this.shaper
+            && let Some(data) = std::task::ready!(shaper.poll(context))
+        {
+            return this.take(data);
+        }
         if this.ended || this.remaining == 0 {
             return Poll::Ready(None);
         }
@@ -142,7 +184,15 @@ impl Stream for Download {
                 Poll::Pending => return this.wait(context),
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
-                    Ok(data) => return this.take(data),
+                    Ok(data) => match &mut this.shaper {
+                        None => return this.take(data),
+                        Some(shaper) => {
+                            shaper.pay(data);
+                            if let Some(data) = std::task::ready!(shaper.poll(context)) {
+                                return this.take(data);
+                            }
+                        }
+                    },
                     Err(_) => {}
                 },
                 Poll::Ready(Some(Err(error))) => return this.end_with(ErrorKind::Transport, describe(error)),

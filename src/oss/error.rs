@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::types::Operation;
 use super::xml;
+use crate::base::caller::Cut;
 
 /// What kind of failure the service or the way to it reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub enum ErrorKind {
     Unsendable,
     /// Reading the body to be sent failed on this machine; nothing was stored.
     LocalIo,
+    /// Whoever asked was told to stop waiting.
+    Interrupted,
 }
 
 /// Whether the request may have had its effect.
@@ -108,6 +111,15 @@ impl Error {
         }
     }
 
+    /// Whoever asked waits no more.
+    pub(crate) fn cut(operation: Operation, subject: &str, cut: Cut) -> Self {
+        let kind = match cut {
+            Cut::Interrupted => ErrorKind::Interrupted,
+            Cut::TimedOut => ErrorKind::Transport,
+        };
+        Self::local(operation, subject, kind, Outcome::Unknown, cut)
+    }
+
     /// The key or an argument cannot be sent.
     pub(super) fn unsendable(operation: Operation, subject: &str, message: impl ToString) -> Self {
         Self::local(operation, subject, ErrorKind::Unsendable, Outcome::NotApplied, message)
@@ -146,6 +158,11 @@ impl Error {
         self.status = status.as_u16();
         self.request_id = header(headers, REQUEST_ID);
         self
+    }
+
+    /// Whether it says that the service is sick or cannot be reached, as far as this one request tells.
+    pub fn is_outage(&self) -> bool {
+        matches!(self.kind, ErrorKind::Transport | ErrorKind::Server | ErrorKind::Throttled)
     }
 
     /// Whether this is an orderly answer to a question that was asked, rather than a failure.
@@ -287,17 +304,15 @@ fn outcome_of(kind: ErrorKind, status: StatusCode) -> Outcome {
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: Box<Error>,
-    /// The connection was never made.
-    pub(super) unsent: bool,
     /// `Date`, for mending the clock.
     pub(super) server_date: Option<std::time::SystemTime>,
-    /// `Retry-After`.
+    /// `Retry-After`, or `x-oss-qos-delay-time` where that is longer.
     pub(super) retry_after: Option<Duration>,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error: Box::new(error), unsent: false, server_date: None, retry_after: None }
+        Self { error: Box::new(error), server_date: None, retry_after: None }
     }
 }
 

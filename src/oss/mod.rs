@@ -3,11 +3,13 @@
 //! Signs, sends, retries what may be repeated, parses replies and errors, and checks CRC64 on what it sent.
 //! Knows nothing of files, inodes or mounts, and could be published as a crate of its own.
 
+mod breaker;
 mod client;
 mod download;
 mod encode;
 mod endpoint;
 mod error;
+mod limiter;
 mod ops;
 mod request;
 mod retry;
@@ -25,7 +27,8 @@ pub use client::{Client, ClientOptions};
 pub use endpoint::{Addressing, BadEndpoint, Endpoint};
 pub use error::{Error, ErrorKind, Outcome};
 pub use types::{
-    Body, BodySource, BodyStream, BucketInfo, BucketStat, CopyOptions, CopyReceipt, Credentials, GetOptions, GetReply,
-    ListEntry, ListPage, ListRequest, ObjectKind, ObjectMeta, Operation, PartInfo, PartReceipt, PartsPage, PutHeaders,
-    PutReceipt, RequestCounts, SignatureVersion, Stats, StatsError, UploadInfo, UploadsPage,
+    Body, BodySource, BodyStream, BreakerState, BucketInfo, BucketStat, CopyOptions, CopyReceipt, CredentialSource,
+    Credentials, GetOptions, GetReply, Limits, ListEntry, ListPage, ListRequest, ObjectKind, ObjectMeta, Operation,
+    PartInfo, PartReceipt, PartsPage, PutHeaders, PutReceipt, RequestCounts, SignatureVersion, Stats, StatsError,
+    UploadInfo, UploadsPage,
 };

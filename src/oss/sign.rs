@@ -89,6 +89,11 @@ pub(super) enum BadSigner {
 }
 
 impl Signer {
+    /// What it signs with.
+    pub(super) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
     /// `region` is needed by V4 only, in its general form, and not for anonymous requests.
     pub(super) fn new(
         credentials: Credentials,

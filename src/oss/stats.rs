@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 
 use super::Error;
-use super::types::{Operation, RequestCounts, Stats, StatsError};
+use super::types::{BreakerState, Operation, RequestCounts, Stats, StatsError};
 use crate::base::time;
 
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ impl Counters {
         self.bytes_down.fetch_add(bytes, Relaxed);
     }
 
-    /// A request has failed for good.
+    /// A request has failed for good, or after its fast tries.
     pub(super) fn failed(&self, error: &Error) {
         if error.is_answer() {
             return;
@@ -68,7 +68,7 @@ impl Counters {
         *self.last_error.lock() = Some((time::now(), Box::new(shown)));
     }
 
-    /// Operations that were never asked for are left out.
+    /// Operations that were never asked for are left out. What the breaker knows is for the client to add.
     pub(super) fn snapshot(&self) -> Stats {
         let counts = Operation::ALL.into_iter().map(|operation| {
             let counts = &self.requests[operation as usize];
@@ -79,6 +79,8 @@ impl Counters {
             retries: self.retries.load(Relaxed),
             bytes_up: self.bytes_up.load(Relaxed),
             bytes_down: self.bytes_down.load(Relaxed),
+            breaker: BreakerState::Closed,
+            degraded_since: None,
             last_error: self.last_error.lock().clone(),
         }
     }

@@ -12,9 +12,10 @@ use reqwest::Url;
 use super::download;
 use super::endpoint::{Addressing, Endpoint};
 use super::error::{Error, ErrorKind, Failure, Outcome};
+use super::limiter::Bucket;
 use super::request::Request;
 use super::stats::Counters;
-use super::types::Operation;
+use super::types::{Limits, Operation};
 use super::upload::{Progress, Upload};
 use crate::base::limits::XML_BYTES_MAX;
 use crate::base::time;
@@ -60,6 +61,8 @@ pub(super) struct Transport {
     path_prefix: String,
     pub(super) patience: Duration,
     pub(super) counters: Arc<Counters>,
+    upload: Option<Arc<Bucket>>,
+    pub(super) download: Option<Arc<Bucket>>,
 }
 
 impl Transport {
@@ -69,6 +72,7 @@ impl Transport {
         addressing: Addressing,
         bucket: &str,
         patience: Duration,
+        limits: Limits,
         ca_pem: &[u8],
     ) -> Result<Self, String> {
         let authority = endpoint.authority();
@@ -80,7 +84,9 @@ impl Transport {
         };
         let base = Url::parse(&base).map_err(|error| format!("{base}: {error}"))?;
         let http = connections(endpoint, patience, authorities(ca_pem)?).map_err(describe)?;
-        Ok(Self { http, base, path_prefix, patience, counters: Arc::default() })
+        let [upload, download] =
+            [limits.upload, limits.download].map(|rate| rate.map(|rate| Arc::new(Bucket::of_bytes(rate))));
+        Ok(Self { http, base, path_prefix, patience, counters: Arc::default(), upload, download })
     }
 
     /// The URL of a request. It must name the path exactly as signed: `url` folds some, which are refused.
@@ -96,27 +102,31 @@ impl Transport {
         Ok(url)
     }
 
-    /// Sends a request once, with headers already signed.
+    /// How long a try of an operation may pass without a byte moved.
+    pub(super) fn patience_for(&self, operation: Operation) -> Duration {
+        if operation.is_slow() { self.patience * PATIENCE_FACTOR_SLOW } else { self.patience }
+    }
+
+    /// Sends a request once, with headers already signed; `patience` is how long it may pass without a byte moved.
     pub(super) async fn send(
         &self,
         request: &Request<'_>,
         subject: &str,
         url: Url,
         headers: HeaderMap,
-        expect: Expect,
+        (expect, patience): (Expect, Duration),
     ) -> Result<Reply, Failure> {
         let operation = request.operation;
-        let (upload, progress) = Upload::new(&request.body, self.counters.clone());
+        let (upload, progress) = Upload::new(&request.body, self.counters.clone(), self.upload.as_ref());
         let mut sent = reqwest::Request::new(operation.method(), url);
         *sent.headers_mut() = headers;
         if operation.has_body() {
             sent.headers_mut().insert(http::header::CONTENT_LENGTH, request.body.len().into());
             *sent.body_mut() = Some(reqwest::Body::wrap(upload));
         }
-        let patience = if operation.is_slow() { self.patience * PATIENCE_FACTOR_SLOW } else { self.patience };
         let response = watch(self.http.execute(sent), patience, &progress).await;
         let response = response.map_err(|lost| lost.into_failure(operation, subject, &progress))?;
-        self.read(operation, subject, response, expect, &progress).await
+        self.read(operation, subject, response, (expect, patience), &progress).await
     }
 
     async fn read(
@@ -124,7 +134,7 @@ impl Transport {
         operation: Operation,
         subject: &str,
         response: http::Response<reqwest::Body>,
-        expect: Expect,
+        (expect, patience): (Expect, Duration),
         progress: &Progress,
     ) -> Result<Reply, Failure> {
         let (head, body) = response.into_parts();
@@ -133,13 +143,12 @@ impl Transport {
             Error::local(operation, subject, kind, Outcome::Unknown, message).with_reply(status, &headers)
         };
         if !status.is_success() {
-            let body = download::collect(body, XML_BYTES_MAX, self.patience, &self.counters).await;
+            let body = download::collect(body, XML_BYTES_MAX, patience, &self.counters).await;
             let error = Error::from_reply(operation, subject, status, &headers, &body.unwrap_or_default());
             return Err(Failure {
                 error: Box::new(error),
-                unsent: false,
                 server_date: header(&headers, "date").and_then(time::parse_http_date),
-                retry_after: header(&headers, "retry-after").and_then(seconds),
+                retry_after: asked_pause(&headers),
             });
         }
         let Some(sent_crc64) = progress.crc64() else {
@@ -149,8 +158,14 @@ impl Transport {
         match expect {
             Expect::Stream => reply.stream = Some(body),
             Expect::Xml | Expect::Nothing => {
-                match download::collect(body, XML_BYTES_MAX, self.patience, &self.counters).await {
-                    Ok(xml) => reply.xml = xml,
+                match download::collect(body, XML_BYTES_MAX, patience, &self.counters).await {
+                    Ok(xml) => {
+                        // Paid for afterwards, by whatever comes next.
+                        if let Some(download) = &self.download {
+                            download.take(xml.len() as u64, tokio::time::Instant::now());
+                        }
+                        reply.xml = xml;
+                    }
                     // The head has said all there was to say.
                     Err(_) if expect == Expect::Nothing => {}
                     Err(download::Broken::TooLong) => {
@@ -199,8 +214,7 @@ impl Lost {
             Self::Silence(patience) => (false, format!("nothing moved for {patience:?}")),
         };
         let outcome = if unsent { Outcome::NotApplied } else { Outcome::Unknown };
-        let error = Error::local(operation, subject, ErrorKind::Transport, outcome, message);
-        Failure { unsent, ..error.into() }
+        Error::local(operation, subject, ErrorKind::Transport, outcome, message).into()
     }
 }
 
@@ -258,8 +272,19 @@ pub(super) fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> 
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
-fn seconds(text: &str) -> Option<Duration> {
-    text.parse().ok().map(Duration::from_secs)
+/// The pause that a refusal asks for: `Retry-After` in seconds or as a date, `x-oss-qos-delay-time` in milliseconds
+/// (OSS reference §2).
+fn asked_pause(headers: &HeaderMap) -> Option<Duration> {
+    let after = header(headers, "retry-after").and_then(|text| match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        // Against the service's own clock, which may not be ours.
+        Err(_) => {
+            let date = header(headers, "date").and_then(time::parse_http_date).unwrap_or_else(time::now);
+            time::parse_http_date(text)?.duration_since(date).ok()
+        }
+    });
+    let delay = header(headers, "x-oss-qos-delay-time").and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    after.max(delay)
 }
 
 #[cfg(test)]
@@ -268,7 +293,14 @@ mod tests {
     use crate::base::ObjectKey;
 
     fn transport(endpoint: &str, addressing: Addressing) -> Result<Transport, String> {
-        Transport::new(&Endpoint::parse(endpoint).unwrap(), addressing, "b-1", Duration::from_secs(1), &[])
+        Transport::new(
+            &Endpoint::parse(endpoint).unwrap(),
+            addressing,
+            "b-1",
+            Duration::from_secs(1),
+            Limits::default(),
+            &[],
+        )
     }
 
     #[test]
@@ -292,6 +324,23 @@ mod tests {
     fn a_bucket_cannot_stand_before_an_address() {
         assert!(transport("http://127.0.0.1:90", Addressing::VirtualHost).is_err());
         assert!(transport("http://[::1]:90", Addressing::Path).is_ok());
+    }
+
+    #[test]
+    fn a_refusal_may_ask_for_a_pause() {
+        let asked = |pairs: &[(&'static str, &'static str)]| {
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)));
+            asked_pause(&headers.collect()).map(|pause| pause.as_millis())
+        };
+        assert_eq!(asked(&[]), None);
+        assert_eq!(asked(&[("retry-after", "3")]), Some(3000));
+        assert_eq!(asked(&[("retry-after", "soon")]), None);
+        assert_eq!(asked(&[("x-oss-qos-delay-time", "250")]), Some(250));
+        assert_eq!(asked(&[("retry-after", "1"), ("x-oss-qos-delay-time", "250")]), Some(1000));
+        let dates = [("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("retry-after", "Sun, 06 Nov 1994 08:49:40 GMT")];
+        assert_eq!(asked(&dates), Some(3000));
     }
 
     #[test]

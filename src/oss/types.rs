@@ -104,11 +104,6 @@ impl Operation {
     pub(super) fn is_slow(self) -> bool {
         matches!(self, Self::CompleteMultipartUpload | Self::CopyObject | Self::UploadPartCopy)
     }
-
-    /// Whether doing it twice is as good as once. A second Complete finds no upload, a second Initiate leaves one behind.
-    pub(super) fn is_repeatable(self) -> bool {
-        !matches!(self, Self::CompleteMultipartUpload | Self::InitiateMultipartUpload)
-    }
 }
 
 impl fmt::Display for Operation {
@@ -344,6 +339,33 @@ pub struct BucketStat {
     pub multipart_upload_count: u64,
 }
 
+/// Bounds on what a client asks of the network; `None` is no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of bodies a second, up and down.
+    pub upload: Option<u64>,
+    pub download: Option<u64>,
+    /// Requests a second.
+    pub requests: Option<u32>,
+}
+
+/// Where credentials come from, to be asked again when the service refuses those in use.
+pub trait CredentialSource: Send + Sync + fmt::Debug {
+    /// Reads the source anew, past any cache; `None` where it has nothing now.
+    fn reread(&self) -> Pin<Box<dyn Future<Output = Option<Credentials>> + Send + '_>>;
+}
+
+/// Whether the service is asked at all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BreakerState {
+    #[default]
+    Closed,
+    /// It has not answered for a while: requests wait.
+    Open,
+    /// The same, and a probe is under way.
+    HalfOpen,
+}
+
 /// Requests of one operation since the start: every try counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RequestCounts {
@@ -358,7 +380,10 @@ pub struct Stats {
     pub retries: u64,
     pub bytes_up: u64,
     pub bytes_down: u64,
-    /// When, and what failed last (after its tries).
+    pub breaker: BreakerState,
+    /// Since when requests fail after their fast tries, or wait for a service that does not answer.
+    pub degraded_since: Option<SystemTime>,
+    /// When, and what failed last, after its fast tries.
     pub last_error: Option<(SystemTime, Box<StatsError>)>,
 }
 

@@ -1,6 +1,7 @@
 //! The body on its way out: exact length, CRC64 of the bytes as they go, and a watch on their progress.
 //!
-//! A body goes out in small frames, however large its chunks are, so that a slow connection still shows progress.
+//! A body goes out in small frames, however large its chunks are, so that a slow connection still shows progress, and
+//! one whose rate is limited flows.
 
 use std::io;
 use std::pin::Pin;
@@ -16,8 +17,9 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::limiter::Bucket;
 use super::stats::Counters;
 use super::types::Body;
 use crate::base::crc64::Crc64;
@@ -58,6 +60,12 @@ impl Progress {
         self.last_ms.store(elapsed_ms, Relaxed);
     }
 
+    /// It is this side that waits, until then.
+    fn holds_until(&self, at: Instant) {
+        let elapsed_ms = u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(elapsed_ms, Relaxed);
+    }
+
     /// When the try counts as dead, unless something moves until then.
     ///
     /// What was handed over last still lies in buffers here, of unknown size but filled no faster than they drained:
@@ -95,17 +103,45 @@ pub(super) struct Upload {
     crc: Crc64,
     progress: Arc<Progress>,
     counters: Arc<Counters>,
+    shaper: Option<Shaper>,
+}
+
+/// Lets a body flow no faster than a bucket fills.
+struct Shaper {
+    bucket: Arc<Bucket>,
+    /// Bytes that are paid for, and may go when the timer says so.
+    paid: usize,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Shaper {
+    /// How many of the next `wanted` bytes may go now.
+    fn poll(&mut self, wanted: usize, progress: &Progress, context: &mut Context<'_>) -> Poll<usize> {
+        if self.paid == 0 {
+            self.paid = wanted.min(self.bucket.piece());
+            let at = self.bucket.take(self.paid as u64, Instant::now());
+            self.timer.as_mut().reset(at);
+            progress.holds_until(at);
+        }
+        ready!(self.timer.as_mut().poll(context));
+        Poll::Ready(std::mem::take(&mut self.paid))
+    }
 }
 
 impl Upload {
-    pub(super) fn new(body: &Body, counters: Arc<Counters>) -> (Self, Arc<Progress>) {
+    pub(super) fn new(body: &Body, counters: Arc<Counters>, limit: Option<&Arc<Bucket>>) -> (Self, Arc<Progress>) {
         let progress = Arc::new(Progress::new(body.is_empty()));
         let (source, chunk) = match body {
             Body::Bytes(bytes) => (Source::Bytes, bytes.clone()),
             Body::Source(source) => (Source::Stream(source.open()), Bytes::new()),
         };
         let (remaining, crc) = (body.len(), Crc64::new());
-        (Self { source, chunk, remaining, crc, progress: progress.clone(), counters }, progress)
+        let shaper = limit.map(|bucket| Shaper {
+            bucket: bucket.clone(),
+            paid: 0,
+            timer: Box::pin(sleep_until(progress.started)),
+        });
+        (Self { source, chunk, remaining, crc, progress: progress.clone(), counters, shaper }, progress)
     }
 
     fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -123,8 +159,17 @@ impl Upload {
         Poll::Ready(Ok(()))
     }
 
-    fn next_frame(&mut self) -> Bytes {
-        let frame = self.chunk.split_to(self.chunk.len().min(FRAME_BYTES));
+    /// How much of the chunk goes next.
+    fn poll_len(&mut self, context: &mut Context<'_>) -> Poll<usize> {
+        let len = self.chunk.len().min(FRAME_BYTES);
+        match &mut self.shaper {
+            Some(shaper) => shaper.poll(len, &self.progress, context),
+            None => Poll::Ready(len),
+        }
+    }
+
+    fn next_frame(&mut self, len: usize) -> Bytes {
+        let frame = self.chunk.split_to(len);
         self.crc.update(&frame);
         self.remaining -= frame.len() as u64;
         self.counters.sent(frame.len() as u64);
@@ -158,7 +203,10 @@ impl http_body::Body for Upload {
             return Poll::Ready(None);
         }
         match ready!(self.poll_chunk(context)) {
-            Ok(()) => Poll::Ready(Some(Ok(Frame::data(self.next_frame())))),
+            Ok(()) => {
+                let len = ready!(self.poll_len(context));
+                Poll::Ready(Some(Ok(Frame::data(self.next_frame(len)))))
+            }
             Err(error) => {
                 *self.progress.failed.lock() = Some(error);
                 Poll::Ready(Some(Err(BodyFailed)))
@@ -206,7 +254,7 @@ mod tests {
     }
 
     async fn drain(body: &Body) -> (Result<Vec<usize>, io::Error>, Arc<Progress>) {
-        let (mut upload, progress) = Upload::new(body, Arc::default());
+        let (mut upload, progress) = Upload::new(body, Arc::default(), None);
         let mut sizes = Vec::new();
         while let Some(frame) = upload.frame().await {
             match frame {
@@ -226,6 +274,22 @@ mod tests {
         let (sizes, progress) = drain(&source(FRAME_BYTES as u64 + 11, &[0, 10, FRAME_BYTES + 1])).await;
         assert_eq!(sizes.unwrap(), [10, FRAME_BYTES, 1]);
         assert_eq!(progress.crc64(), Some(checksum(&vec![7; FRAME_BYTES + 11])));
+    }
+
+    #[tokio::test]
+    async fn a_limited_body_flows_in_pieces() {
+        const RATE: u64 = 8 << 20;
+        let bucket = Arc::new(Bucket::of_bytes(RATE));
+        let (mut upload, progress) = Upload::new(&source(3 << 20, &[3 << 20]), Arc::default(), Some(&bucket));
+        let begun = Instant::now();
+        let mut sent = 0;
+        while let Some(frame) = upload.frame().await {
+            let len = frame.unwrap().into_data().unwrap().len();
+            assert!(len <= bucket.piece());
+            sent += len as u64;
+            assert!(sent <= RATE * (begun.elapsed().as_millis() as u64 + 60) / 1000, "{sent} of it too soon");
+        }
+        assert_eq!((sent, progress.crc64().is_some()), (3 << 20, true));
     }
 
     #[tokio::test]

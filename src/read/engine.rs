@@ -13,8 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::reader::Reader;
 use super::shared::Shared;
 use super::{Opened, ReadOptions};
+use crate::base::caller::wait;
 use crate::base::{Budget, ByteRange, ETag, Grant, ObjectKey, Reclaim};
-use crate::oss::{self, Client, ErrorKind, GetOptions, GetReply, ObjectMeta};
+use crate::oss::{self, Client, ErrorKind, GetOptions, GetReply, ObjectMeta, Operation};
 
 /// Reads objects of one bucket; clones share everything.
 #[derive(Debug, Clone)]
@@ -54,7 +55,8 @@ impl ReadEngine {
     ///
     /// Returns when the head of the reply is there. An object that is empty takes a second request, a HEAD.
     pub async fn open(&self, key: &ObjectKey, held: Option<&ETag>) -> Result<Opened, oss::Error> {
-        let worker = self.0.worker().await;
+        let waited = wait(self.0.worker()).await;
+        let worker = waited.map_err(|cut| oss::Error::cut(Operation::GetObject, key.as_str(), cut))?;
         let options = GetOptions {
             range: Some(ByteRange::at(0, self.0.options.first)),
             if_match: None,

@@ -34,6 +34,7 @@ pub use engine::ReadEngine;
 pub use reader::Reader;
 
 use crate::base::Budget;
+use crate::base::caller::Cut;
 use crate::base::limits::MIB;
 use crate::oss::{self, ObjectMeta};
 
@@ -76,6 +77,9 @@ pub enum ReadError {
     /// The whole object was received and does not have the CRC64 that the service gave for it.
     #[error("the bytes received do not have the object's CRC64")]
     Corrupt,
+    /// Whoever asked waits no more.
+    #[error(transparent)]
+    Cut(#[from] Cut),
     #[error(transparent)]
     Oss(#[from] oss::Error),
 }

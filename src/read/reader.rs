@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use super::block::Block;
 use super::shared::{Shared, Visit};
 use super::{Cursor, ReadError};
+use crate::base::caller::wait;
 use crate::base::{ByteRange, ETag, ObjectKey};
 
 /// One object in one version, shared by all its handles. Dropping it ends its fetches and frees its memory.
@@ -77,9 +78,9 @@ impl Reader {
         let mut answer = Answer::default();
         let mut rest = visit.range;
         while !rest.is_empty() {
-            let (block, readable) = self.block_at(rest).await;
+            let (block, readable) = wait(self.block_at(rest)).await?;
             let part = rest.intersect(&readable);
-            block.ready(part.end).await?;
+            wait(block.ready(part.end)).await??;
             answer.extend(block.slices(part), visit.range.len());
             visit.advance(part.end);
             rest.start = part.end;

@@ -13,7 +13,9 @@ use super::window::split;
 use super::{Cursor, Opened, ReadEngine, ReadError, ReadOptions, Reader};
 use crate::base::limits::{GIB, KIB, MIB};
 use crate::base::{Budget, ByteRange, ETag, ObjectKey};
-use crate::oss::{Addressing, Client, ClientOptions, Credentials, Endpoint, ErrorKind, ObjectMeta, SignatureVersion};
+use crate::oss::{
+    Addressing, Client, ClientOptions, Credentials, Endpoint, ErrorKind, Limits, ObjectMeta, SignatureVersion,
+};
 
 struct Bench {
     service: Arc<ServiceDouble>,
@@ -39,6 +41,8 @@ fn client(port: u16) -> Client {
             security_token: None,
         },
         try_timeout: Duration::from_secs(20),
+        outage_timeout: Duration::ZERO,
+        limits: Limits::default(),
     })
     .unwrap()
 }

@@ -5,15 +5,19 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
+
 use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
 use crate::base::time::{file_stamp, now};
 use crate::base::{ObjectKey, SessionId};
 use crate::oss::{self, ErrorKind, ObjectMeta};
-use crate::spill::{Found, Phase, RecordError, SessionDir, SpillError};
+use crate::spill::{Found, Lease, Phase, RecordError, SessionDir, SpillError};
 use crate::write::{CONFLICT, DirtyFile, Restored, WriteEngine, WriteError};
 
 /// The pause before a service that did not answer is asked again, doubled up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Keys whose sessions are replayed at a time.
+const KEYS_AT_ONCE: usize = 16;
 /// Names tried for a conflict copy before the clock has moved on.
 const CONFLICT_NAMES_MAX: u32 = 100;
 
@@ -115,12 +119,16 @@ impl Replay {
         let known = Evidence { record: kind, intact: true, whole: true, remote: Remote::NotAsked, mode: self.mode };
         match decide(&known) {
             Decision::Discard => {
-                if let Err(error) = found.dir.discard() {
+                if let Err(error) = self.engine.discard_found(found.dir, record) {
                     log::error!("session {id}: {error}");
                 }
             }
             Decision::Look => self.take_up(found.dir, record, false),
-            decision => log::info!("session {id} of {:?}: {decision:?}", record.key),
+            decision => {
+                log::info!("session {id} of {:?}: {decision:?}", record.key);
+                let bytes = found.dir.pieces().map_or(0, |pieces| pieces.iter().map(|(_, len, _)| len).sum());
+                Lease::new(self.engine.spill().gauge(), bytes).leave_behind();
+            }
         }
     }
 
@@ -140,28 +148,31 @@ impl Replay {
         }
     }
 
-    /// Publishes what is pending, one session after the other; what fails is tried again after the others.
+    /// Publishes what is pending, several sessions at a time, those of one key in their order; what fails is tried
+    /// again after the others.
     pub async fn run(self) {
         for (file, restored) in self.open {
             let engine = self.engine.clone();
             self.engine.runtime().spawn(async move { resume_open(&engine, &file, restored).await });
         }
+        let (engine, mode, released) = (&self.engine, self.mode, &self.released);
         let mut pending = self.pending;
         let mut pause = PAUSE.0;
         loop {
-            let mut left = Vec::new();
-            for (file, restored) in pending {
-                let mode = if self.released.contains(&file.id()) { Mode::Publish } else { self.mode };
-                if let Err(error) = replay_one(&self.engine, mode, &file, &restored).await {
-                    log::warn!("{}: replay: {error}; it is tried again", file.name());
-                    left.push((file, restored));
-                }
+            let mut by_key: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for session in pending {
+                by_key.entry(session.0.key()).or_default().push(session);
             }
+            let groups = stream::iter(by_key.into_values()).map(|group| replay_in_order(engine, mode, released, group));
+            let left: Vec<_> = groups.buffer_unordered(KEYS_AT_ONCE).concat().await;
             if left.is_empty() {
                 return;
             }
             pending = left;
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.engine.upload().client().recovered() => {}
+            }
             pause = (pause * 2).min(PAUSE.1);
         }
     }
@@ -178,19 +189,32 @@ async fn resume_open(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: Rest
                 return file.conclude_found(&found).await;
             }
         }
-        match engine.upload().journal().upload_of(file.id()) {
-            Ok(Some(known)) => file.resume_upload(&restored, &known).await.map(drop),
-            Ok(None) => Ok(()),
-            Err(error) => {
-                log::warn!("{}: {error}; all of it is sent again", file.name());
-                Ok(())
-            }
-        }
+        take_up_parts(engine, file, &restored).await.map(drop)
     };
     if let Err(error) = resumed.await {
         log::warn!("{}: {error}; what was sent of it is sent again", file.name());
     }
     file.allow_publication();
+}
+
+/// Replays the sessions of one key; what is left is to be tried again.
+async fn replay_in_order(
+    engine: &WriteEngine,
+    mode: Mode,
+    released: &BTreeSet<SessionId>,
+    sessions: Vec<(Arc<DirtyFile>, Restored)>,
+) -> Vec<(Arc<DirtyFile>, Restored)> {
+    let mut left = Vec::new();
+    for (file, restored) in sessions {
+        let mode = if released.contains(&file.id()) { Mode::Publish } else { mode };
+        if !left.is_empty() {
+            left.push((file, restored));
+        } else if let Err(error) = replay_one(engine, mode, &file, &restored).await {
+            log::warn!("{}: replay: {error}; it is tried again", file.name());
+            left.push((file, restored));
+        }
+    }
+    left
 }
 
 /// Sets a session aside, with a note that says why.
@@ -229,6 +253,7 @@ async fn replay_one(
             let name = conflict_name(engine, &key).await?;
             log::warn!("{key}: another client changed it; what was written here is published as {name}");
             file.stand_alone(name).await?;
+            file.resume_held(restored).await?;
             file.publish().await.map(drop)
         }
         Decision::AlreadyDone => {
@@ -260,16 +285,9 @@ fn left_to_its_writer(file: &DirtyFile) -> Result<(), WriteError> {
 }
 
 async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored) -> Result<(), WriteError> {
-    let known = match engine.upload().journal().upload_of(file.id()) {
-        Ok(known) => known,
-        Err(error) => {
-            log::warn!("{}: {error}; all of it is sent again", file.name());
-            None
-        }
-    };
-    let taken_up = match &known {
-        Some(known) => file.resume_upload(restored, known).await?,
-        None => 0,
+    let taken_up = match take_up_parts(engine, file, restored).await {
+        Err(error @ WriteError::Lost) => return file.keep(&error.to_string()).await,
+        other => other?,
     };
     if file.is_changed() {
         return left_to_its_writer(file);
@@ -281,8 +299,31 @@ async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored
     }
 }
 
+/// Takes up the upload that the session file or the journal knows, if they do; how many parts of it need not be sent
+/// again.
+///
+/// # Errors
+/// `Lost` where parts that were dropped from the spill are no more on the service.
+pub(super) async fn take_up_parts(
+    engine: &WriteEngine,
+    file: &Arc<DirtyFile>,
+    restored: &Restored,
+) -> Result<usize, WriteError> {
+    if restored.record.upload.is_some() {
+        return file.resume_held(restored).await;
+    }
+    match engine.upload().journal().upload_of(file.id()) {
+        Ok(Some(known)) => file.resume_upload(restored, &known).await,
+        Ok(None) => Ok(0),
+        Err(error) => {
+            log::warn!("{}: {error}; all of it is sent again", file.name());
+            Ok(0)
+        }
+    }
+}
+
 /// What stands at the key, against what the session knows.
-async fn look(
+pub(super) async fn look(
     engine: &WriteEngine,
     key: &ObjectKey,
     file: &DirtyFile,
@@ -302,7 +343,7 @@ async fn look(
         }
         Some(meta) if began_from.as_ref() == Some(&meta.etag) => Remote::AsBefore,
         Some(_) => Remote::Changed,
-        None if restored.record.base.is_some() => Remote::Changed,
+        None if restored.record.visible_base().is_some() => Remote::Changed,
         // What was to be replaced is gone: the name is free.
         None => Remote::AsBefore,
     };
@@ -310,7 +351,7 @@ async fn look(
 }
 
 /// A free name beside the object.
-async fn conflict_name(engine: &WriteEngine, key: &ObjectKey) -> Result<ObjectKey, WriteError> {
+pub(super) async fn conflict_name(engine: &WriteEngine, key: &ObjectKey) -> Result<ObjectKey, WriteError> {
     let stamp = file_stamp(now());
     for attempt in 0..CONFLICT_NAMES_MAX {
         let suffix = if attempt == 0 { String::new() } else { format!("-{attempt}") };

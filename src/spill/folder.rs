@@ -5,11 +5,15 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
+use super::commit::Committer;
+use super::gauge::Gauge;
 use super::session::SESSION_FILE;
 use super::{RecordError, SessionDir, SessionRecord, SpillError};
 use crate::base::SessionId;
@@ -69,7 +73,16 @@ impl Layout {
 #[derive(Debug)]
 pub struct LockedFolder {
     layout: Layout,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for LockedFolder {
+    /// Closing the file is not enough: a child that was forked and has not yet run its own program holds it too.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            log::debug!("{}: {error}", self.layout.lock().display());
+        }
+    }
 }
 
 /// Another process owns the folder.
@@ -99,7 +112,7 @@ impl LockedFolder {
             file.write_all(owner.as_bytes())
         };
         write().map_err(SpillError::io(&path))?;
-        Ok(Self { layout, _lock: file })
+        Ok(Self { layout, lock: file })
     }
 
     pub fn layout(&self) -> &Layout {
@@ -112,17 +125,34 @@ impl LockedFolder {
 pub(super) struct Shared {
     layout: Layout,
     sweeper: Sender<PathBuf>,
+    gauge: Arc<Gauge>,
+    committer: Committer,
+    /// A session that had been made durable has ended since its end was made durable too.
+    ended: AtomicBool,
 }
 
 impl Shared {
-    pub(super) fn move_to_trash(&self, path: &Path, id: SessionId) -> Result<(), SpillError> {
+    fn new(layout: Layout, sweeper: Sender<PathBuf>, limit: u64) -> Self {
+        let (committer, ended) = Default::default();
+        Self { layout, sweeper, gauge: Gauge::new(limit), committer, ended }
+    }
+
+    /// `durable` tells whether power loss could bring it back.
+    pub(super) fn move_to_trash(&self, path: &Path, id: SessionId, durable: bool) -> Result<(), SpillError> {
         let target = self.layout.trash().join(id.to_string());
         fs::rename(path, &target).map_err(SpillError::io(path))?;
+        if durable {
+            self.ended.store(true, Ordering::Release);
+        }
         // The sweeper ends only with the process; what it missed is swept at the next start.
         if self.sweeper.send(target).is_err() {
             log::debug!("no sweeper for the trash; it is emptied at the next mount");
         }
         Ok(())
+    }
+
+    pub(super) async fn commit(&self, paths: Vec<PathBuf>) -> Result<(), SpillError> {
+        self.committer.commit(self.layout.root(), paths).await
     }
 
     pub(super) fn move_to_quarantine(&self, path: &Path) -> Result<PathBuf, SpillError> {
@@ -155,12 +185,14 @@ pub struct SpillStore {
 impl SpillStore {
     /// Opens the store in a folder that this process owns.
     pub fn open(folder: &LockedFolder) -> Self {
-        Self::with_layout(folder.layout().clone())
+        Self::open_limited(folder, u64::MAX)
     }
 
-    fn with_layout(layout: Layout) -> Self {
+    /// The same, with a limit in bytes for all spill files together.
+    pub fn open_limited(folder: &LockedFolder, limit: u64) -> Self {
         let (sweeper, doomed) = channel::<PathBuf>();
-        let store = Self { shared: Arc::new(Shared { layout, sweeper }) };
+        let shared = Shared::new(folder.layout().clone(), sweeper, limit);
+        let store = Self { shared: Arc::new(shared) };
         let trash = store.shared.layout.trash();
         let sweep = move || {
             let left = fs::read_dir(&trash).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -181,6 +213,35 @@ impl SpillStore {
 
     pub fn layout(&self) -> &Layout {
         &self.shared.layout
+    }
+
+    /// Counts the bytes in the spill files.
+    pub fn gauge(&self) -> &Arc<Gauge> {
+        &self.shared.gauge
+    }
+
+    /// Makes files and folders survive power loss, together with what others ask for at the same time.
+    ///
+    /// # Errors
+    /// What the disk answered: nothing is promised then.
+    pub async fn commit(&self, paths: Vec<PathBuf>) -> Result<(), SpillError> {
+        self.shared.commit(paths).await
+    }
+
+    /// Makes the ends of sessions survive power loss: a session that came back would be published again. To be
+    /// called before the object that a session has become is deleted, or gets another name.
+    ///
+    /// # Errors
+    /// What the disk answered.
+    pub async fn settle_ends(&self) -> Result<(), SpillError> {
+        if !self.shared.ended.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let done = self.commit(vec![self.shared.layout.spill(), self.shared.layout.trash()]).await;
+        if done.is_err() {
+            self.shared.ended.store(true, Ordering::Release);
+        }
+        done
     }
 
     /// Begins a session: its folder and its session file stand when this returns.
@@ -210,10 +271,29 @@ impl SpillStore {
     }
 }
 
+/// Bytes that this process may still write on the disk that holds `folder`.
+pub fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let path = std::ffi::CString::new(folder.as_os_str().as_bytes())?;
+    // SAFETY: all zeros is a valid value of this plain structure.
+    let mut out: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a terminated string and a place for the result, both alive during the call.
+    match unsafe { libc::statvfs(path.as_ptr(), &raw mut out) } {
+        0 => Ok(out.f_bavail.saturating_mul(out.f_frsize)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Bytes in the files of all sessions, as far as they can be read.
+pub fn spilled_bytes(layout: &Layout) -> u64 {
+    let sessions = fs::read_dir(layout.spill()).into_iter().flatten().flatten();
+    let files = sessions.flat_map(|session| fs::read_dir(session.path()).into_iter().flatten().flatten());
+    files.filter_map(|file| file.metadata().ok()).map(|meta| meta.len()).sum()
+}
+
 /// The sessions in a folder that another process may own: only looks, changes nothing.
 pub fn read_only_scan(layout: &Layout) -> Result<Vec<Found>, SpillError> {
     let (sweeper, _) = channel();
-    let store = SpillStore { shared: Arc::new(Shared { layout: layout.clone(), sweeper }) };
+    let store = SpillStore { shared: Arc::new(Shared::new(layout.clone(), sweeper, u64::MAX)) };
     if layout.spill().is_dir() { store.scan() } else { Ok(Vec::new()) }
 }
 
@@ -243,8 +323,11 @@ mod tests {
         let held = LockedFolder::lock(layout.clone(), "the first").unwrap();
         let refused = LockedFolder::lock(layout.clone(), "the second").unwrap_err();
         assert!(refused.to_string().contains("the first"), "{refused}");
+        // What a child that was forked a moment ago holds.
+        let inherited = held.lock.try_clone().unwrap();
         drop(held);
         assert!(LockedFolder::lock(layout, "the third").is_ok());
+        drop(inherited);
     }
 
     #[test]

@@ -6,16 +6,19 @@
 //! A folder that has been moved to `trash/` is done with: the move is the one step that ends a session.
 
 mod body;
+mod commit;
 mod folder;
 mod frame;
+mod gauge;
 mod record;
 mod session;
 
 pub use body::SpillBody;
-pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, read_only_scan};
+pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, free_bytes, read_only_scan, spilled_bytes};
 pub(crate) use frame::Frame;
+pub use gauge::{Gauge, Lease};
 pub use record::VERSION as SESSION_VERSION;
-pub use record::{Base, HeaderRecord, Phase, PieceNote, RecordError, SessionRecord, Times};
+pub use record::{Base, HeaderRecord, HeldPart, HeldUpload, Phase, PieceNote, RecordError, SessionRecord, Times};
 pub use session::{Filling, SessionDir};
 
 use std::io;

@@ -9,7 +9,8 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::frame::Frame;
-use crate::base::{ETag, ObjectKey, SessionId};
+use crate::base::limits::PRIVATE_DIR;
+use crate::base::{ETag, ObjectKey, PartNumber, SessionId, UploadId};
 
 /// The version written; older ones are read, newer ones refused.
 pub const VERSION: u8 = 1;
@@ -79,6 +80,26 @@ pub struct Times {
     pub atime: Option<SystemTime>,
 }
 
+/// A part that the service has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldPart {
+    pub number: PartNumber,
+    /// Bytes.
+    pub size: u64,
+    pub crc64: Option<u64>,
+    pub etag: ETag,
+}
+
+/// The upload that holds bytes of the file which are on the local disk no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldUpload {
+    pub id: UploadId,
+    /// One of the program's own keys: what is completed there is no half-written file at its name.
+    pub key: ObjectKey,
+    /// The parts that are nowhere else.
+    pub parts: Vec<HeldPart>,
+}
+
 /// The content of a session file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
@@ -110,6 +131,14 @@ pub struct SessionRecord {
     pub completing: Option<u64>,
     /// The last failure, for people.
     pub error: Option<String>,
+    /// The object at the name that the session began to edit, once its base is one of the program's own.
+    pub origin: Option<Base>,
+    /// Where the parts are that have left the local disk.
+    pub upload: Option<HeldUpload>,
+    /// How often the file was completed at a key of the program's own; tells these keys apart.
+    pub checkpoints: u32,
+    /// Objects of zeros may stand at keys of the program's own, to be copied from.
+    pub zeros: bool,
 }
 
 /// Why a session file cannot be read.
@@ -135,7 +164,8 @@ impl SessionRecord {
 
     /// The object that was `before` is `after` now, and at `key`: by the program's own doing.
     pub fn follow(&mut self, before: &ETag, key: &ObjectKey, after: &ETag) {
-        if let Some(base) = self.base.as_mut().filter(|base| base.etag == *before) {
+        let visible = if self.origin.is_some() { &mut self.origin } else { &mut self.base };
+        if let Some(base) = visible.as_mut().filter(|base| base.etag == *before) {
             (base.key, base.etag) = (key.clone(), after.clone());
         }
         if self.replaces.as_ref() == Some(before) {
@@ -162,7 +192,36 @@ impl SessionRecord {
             pieces: Vec::new(),
             completing: None,
             error: None,
+            origin: None,
+            upload: None,
+            checkpoints: 0,
+            zeros: false,
         }
+    }
+
+    /// Whether a key is one that the program made for this session.
+    pub fn owns(&self, key: &ObjectKey) -> bool {
+        key.as_str().contains(&format!("{PRIVATE_DIR}{}", self.id))
+    }
+
+    /// What the service has of a part that is on the local disk no more.
+    pub fn held(&self, number: PartNumber) -> Option<&HeldPart> {
+        self.upload.iter().flat_map(|held| &held.parts).find(|part| part.number == number)
+    }
+
+    /// Whether the base is an object at one of the program's own keys, which equals what the file was then.
+    pub fn is_base_hidden(&self) -> bool {
+        self.base.as_ref().is_some_and(|base| self.owns(&base.key))
+    }
+
+    /// Whether it has, or may have, something in the bucket at a key of the program's own.
+    pub fn has_hidden(&self) -> bool {
+        self.upload.is_some() || self.is_base_hidden() || self.zeros
+    }
+
+    /// The object at a name that other clients see, where the session edits one.
+    pub fn visible_base(&self) -> Option<&Base> {
+        self.origin.as_ref().or_else(|| self.base.as_ref().filter(|base| !self.owns(&base.key)))
     }
 }
 
@@ -189,6 +248,19 @@ mod tests {
             pieces: vec![PieceNote { index: 0, len: 9, crc64: None }],
             completing: Some(8),
             error: None,
+            origin: Some(Base { key: ObjectKey::parse("a/b").unwrap(), etag: ETag::new("Z"), size: 1, crc64: None }),
+            upload: Some(HeldUpload {
+                id: UploadId::new("u"),
+                key: ObjectKey::parse(".ossfuse-tmp/x").unwrap(),
+                parts: vec![HeldPart {
+                    number: PartNumber::new(2).unwrap(),
+                    size: 5,
+                    crc64: Some(1),
+                    etag: ETag::new("P"),
+                }],
+            }),
+            checkpoints: 1,
+            zeros: true,
         }
     }
 

@@ -4,7 +4,9 @@
 //! can be driven without a mount.
 
 mod plan;
+mod replace;
 mod transfer;
 
 pub use plan::Plan;
-pub use transfer::{Finished, PartOutcome, Transfer, UploadEngine, UploadOptions, headers_of, record_of};
+pub use replace::{Standing, replace_headers};
+pub use transfer::{Finished, PartOutcome, Transfer, UploadEngine, UploadOptions, headers_of, record_of, whole_crc};

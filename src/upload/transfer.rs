@@ -12,6 +12,9 @@ use std::time::SystemTime;
 use futures_util::Stream;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
+use crate::base::budget::{Budget, Grant};
+use crate::base::caller::wait;
+use crate::base::limits::MIB;
 use crate::base::time::{micros, now};
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId, UploadId, crc64};
 use crate::journal::{Journal, PartRecord, UploadRecord};
@@ -31,7 +34,12 @@ pub struct UploadEngine {
     client: Client,
     journal: Journal,
     permits: Arc<Semaphore>,
+    budget: Option<Arc<Budget>>,
 }
+
+/// What one body takes of the memory while it is sent, at most: the chunk that was read, and what waits before the
+/// socket.
+const BODY_MEMORY: u64 = MIB;
 
 /// An object that stands in the bucket, verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +62,19 @@ pub struct PartOutcome {
 
 impl UploadEngine {
     pub fn new(client: Client, journal: Journal, options: UploadOptions) -> Self {
-        Self { client, journal, permits: Arc::new(Semaphore::new(options.workers.max(1))) }
+        Self { client, journal, permits: Arc::new(Semaphore::new(options.workers.max(1))), budget: None }
+    }
+
+    /// The same, taking what bodies need of the memory from a budget.
+    pub fn within(self, budget: Arc<Budget>) -> Self {
+        Self { budget: Some(budget), ..self }
+    }
+
+    async fn memory(&self, body: &SpillBody) -> Option<Grant> {
+        match &self.budget {
+            Some(budget) => Some(budget.acquire(body.len().min(BODY_MEMORY)).await),
+            None => None,
+        }
     }
 
     pub fn client(&self) -> &Client {
@@ -65,8 +85,13 @@ impl UploadEngine {
         &self.journal
     }
 
-    async fn permit(&self) -> SemaphorePermit<'_> {
-        self.permits.acquire().await.expect("the semaphore is never closed")
+    async fn permit(&self, operation: Operation, key: &ObjectKey) -> Result<SemaphorePermit<'_>, oss::Error> {
+        let waited = wait(self.permits.acquire()).await;
+        let permit = waited.map_err(|cut| oss::Error {
+            outcome: Outcome::NotApplied,
+            ..oss::Error::cut(operation, key.as_str(), cut)
+        })?;
+        Ok(permit.expect("the semaphore is never closed"))
     }
 
     /// Stores a whole object by one request.
@@ -74,7 +99,8 @@ impl UploadEngine {
     /// # Errors
     /// Those of the service. A lost reply is settled by HEAD, so that an error here means: not stored.
     pub async fn put(&self, key: &ObjectKey, body: SpillBody, headers: &PutHeaders) -> Result<Finished, oss::Error> {
-        let _permit = self.permit().await;
+        let _permit = self.permit(Operation::PutObject, key).await?;
+        let _memory = self.memory(&body).await;
         let size = body.len();
         let source = as_body(&body);
         match self.client.put_object(key, &source, headers).await {
@@ -152,8 +178,13 @@ impl Transfer {
     /// A transfer that an earlier process began; `None` where its headers cannot be read.
     pub fn resume(engine: UploadEngine, session: SessionId, upload: &UploadRecord) -> Option<Self> {
         let headers = decode_headers(&upload.headers)?;
-        let begun = Self::new(engine, session, upload.key.clone(), headers, upload.part_size);
-        Some(Self { id: OnceCell::new_with(Some(upload.upload_id.clone())), ..begun })
+        let transfer = Self::new(engine, session, upload.key.clone(), headers, upload.part_size);
+        Some(transfer.begun(upload.upload_id.clone()))
+    }
+
+    /// The same, of an upload that stands already.
+    pub fn begun(self, id: UploadId) -> Self {
+        Self { id: OnceCell::new_with(Some(id)), ..self }
     }
 
     pub fn key(&self) -> &ObjectKey {
@@ -209,8 +240,9 @@ impl Transfer {
         generation: u64,
         body: SpillBody,
     ) -> Result<PartOutcome, oss::Error> {
-        let _permit = self.engine.permit().await;
+        let _permit = self.engine.permit(Operation::UploadPart, &self.key).await?;
         let id = self.begin().await?;
+        let _memory = self.engine.memory(&body).await;
         let receipt = self.engine.client.upload_part(&self.key, id, number, &as_body(&body)).await?;
         let outcome = PartOutcome { etag: receipt.etag, size: receipt.size, crc64: Some(receipt.crc64) };
         self.note(number, generation, &outcome, None);
@@ -225,7 +257,7 @@ impl Transfer {
         range: ByteRange,
         if_match: &ETag,
     ) -> Result<PartOutcome, oss::Error> {
-        let _permit = self.engine.permit().await;
+        let _permit = self.engine.permit(Operation::UploadPartCopy, &self.key).await?;
         let id = self.begin().await?;
         let etag = self.engine.client.upload_part_copy(&self.key, id, number, source, range, if_match).await?;
         let outcome = PartOutcome { etag, size: range.len(), crc64: None };
@@ -293,24 +325,17 @@ impl Transfer {
         }
     }
 
-    /// The CRC64 of the object to be. The service tells those of copied parts in ListParts; where it does not,
-    /// the whole is unknown.
-    pub async fn expected_crc(&self, parts: &[(PartNumber, PartOutcome)]) -> Result<Option<u64>, oss::Error> {
-        let copied = parts.iter().any(|(_, part)| part.crc64.is_none());
-        let told = if copied { self.parts_on_service().await? } else { Vec::new() };
-        let mut whole = 0;
-        for (number, part) in parts {
-            let crc = match part.crc64 {
-                Some(crc) => Some(crc),
-                None => told
-                    .iter()
-                    .find(|info| info.number == *number && info.size == part.size)
-                    .and_then(|info| info.crc64),
-            };
-            let Some(crc) = crc else { return Ok(None) };
-            whole = crc64::combine(whole, crc, part.size);
+    /// Fills in the CRC64 of copied parts, which the service tells in ListParts.
+    pub async fn learn_sums(&self, parts: &mut [(PartNumber, PartOutcome)]) -> Result<(), oss::Error> {
+        if parts.iter().all(|(_, part)| part.crc64.is_some()) {
+            return Ok(());
         }
-        Ok(Some(whole))
+        let told = self.parts_on_service().await?;
+        for (number, part) in parts.iter_mut().filter(|(_, part)| part.crc64.is_none()) {
+            let found = told.iter().find(|info| info.number == *number && info.size == part.size);
+            part.crc64 = found.and_then(|info| info.crc64);
+        }
+        Ok(())
     }
 
     fn mismatch(&self) -> oss::Error {
@@ -351,6 +376,11 @@ impl Transfer {
             log::warn!("{error}; the parts of upload {id:?} stay in the bucket until it is aborted");
         }
     }
+}
+
+/// The CRC64 of the object that is put together from parts; `None` where that of one of them is unknown.
+pub fn whole_crc(parts: &[(PartNumber, PartOutcome)]) -> Option<u64> {
+    parts.iter().try_fold(0, |whole, (_, part)| Some(crc64::combine(whole, part.crc64?, part.size)))
 }
 
 /// A spill body as the client wants it.

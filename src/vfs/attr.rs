@@ -78,6 +78,8 @@ pub struct Attr {
     pub ctime: SystemTime,
     /// The number of a device, else 0.
     pub rdev: u32,
+    /// Names that it has: 0 once it is unlinked, 2 for directories.
+    pub nlink: u32,
 }
 
 /// What the mount says where objects say nothing, and which metadata it keeps.
@@ -131,8 +133,8 @@ impl AttrOptions {
             Kind::Symlink => LINK_MODE,
             _ => self.file_mode,
         };
-        let size = if kind == Kind::Dir { DIR_SIZE } else { 0 };
-        Attr { ino, kind, mode, uid: self.uid, gid: self.gid, size, mtime: at, atime: at, ctime: at, rdev: 0 }
+        let (size, nlink) = if kind == Kind::Dir { (DIR_SIZE, 2) } else { (0, 1) };
+        Attr { ino, kind, mode, uid: self.uid, gid: self.gid, size, mtime: at, atime: at, ctime: at, rdev: 0, nlink }
     }
 
     /// Attributes of a file or directory whose object (or marker) is `version`.

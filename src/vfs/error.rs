@@ -1,6 +1,7 @@
 //! What can go wrong in a file system call, in words; the numbers are the business of `fuse::errno`.
 
 use crate::base::KeyError;
+use crate::base::caller::Cut;
 use crate::intent::MoveError;
 use crate::oss;
 use crate::read::ReadError;
@@ -40,16 +41,33 @@ pub enum FsError {
     /// The file has got another name meanwhile, by our own doing: look again.
     #[error("renamed meanwhile")]
     Moved,
+    /// Its attributes are being stored: no write session may begin until that is done.
+    #[error("its attributes are being stored")]
+    Copying,
     #[error("bad handle")]
     BadHandle,
     #[error(transparent)]
     Name(#[from] KeyError),
+    /// The call was interrupted, or took too long.
+    #[error(transparent)]
+    Cut(#[from] Cut),
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
     Oss(#[from] oss::Error),
+}
+
+impl FsError {
+    /// Whether the service did not answer, or not in time.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Oss(error) | Self::Read(ReadError::Oss(error)) => error.is_outage(),
+            Self::Cut(cut) => *cut == Cut::TimedOut,
+            _ => false,
+        }
+    }
 }
 
 impl From<MoveError> for FsError {

@@ -14,11 +14,14 @@ use crate::ledger::Record;
 use crate::oss::{ObjectKind, ObjectMeta, PutHeaders};
 use crate::read::Reader;
 use crate::spill::Base;
-use crate::write::{CONFLICT, DirtyFile, Seek, Segment, Step, WriteError};
+use crate::write::{CONFLICT, DirtyFile, Published, Seek, Segment, Step, WriteError};
 use std::time::Duration;
 
 /// The pause before a close that failed is tried again in the background.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a writer that is being killed waits for its bytes to be sent, where they are.
+const KILLED_WAIT: Duration = Duration::from_secs(1);
 
 /// What `fallocate` is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +37,10 @@ impl Vfs {
     pub fn write_now(&self, fh: u64, offset: u64, data: &[u8]) -> Result<Option<()>, FsError> {
         let handle = self.writable(fh)?;
         loop {
-            let dirty = self.dirty_of(&handle)?;
+            let dirty = match self.dirty_of(&handle) {
+                Err(FsError::Copying) => return Ok(None),
+                other => other?,
+            };
             match dirty.write(offset, data) {
                 Ok(Step::Done) => return Ok(Some(())),
                 Ok(_) => return Ok(None),
@@ -48,7 +54,7 @@ impl Vfs {
     pub async fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<(), FsError> {
         let handle = self.writable(fh)?;
         loop {
-            let dirty = self.dirty_of(&handle)?;
+            let dirty = self.dirty_waiting(&handle).await?;
             match dirty.write_waiting(offset, data).await {
                 Err(WriteError::Retired) => self.pass_retired(&dirty),
                 other => return Ok(other?),
@@ -77,6 +83,16 @@ impl Vfs {
         Ok(dirty)
     }
 
+    /// The same, waiting until the attributes of the file are stored.
+    async fn dirty_waiting(&self, handle: &Handle) -> Result<Arc<DirtyFile>, FsError> {
+        loop {
+            match self.dirty_of(handle) {
+                Err(FsError::Copying) => self.later.idle(handle.ino).await,
+                other => return other,
+            }
+        }
+    }
+
     /// The session of a file that is about to be changed; an edit of the object that was opened, if none is there.
     pub(super) fn session_of(&self, file: &Arc<OpenFile>) -> Result<Arc<DirtyFile>, FsError> {
         if let Some(dirty) = file.dirty() {
@@ -87,6 +103,9 @@ impl Vfs {
         let mut state = file.state.lock();
         if let Some(dirty) = &state.dirty {
             return Ok(dirty.clone());
+        }
+        if self.later.is_busy(file.ino) {
+            return Err(FsError::Copying);
         }
         let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
         let name = node.place.as_ref().map_or("", |(_, name)| name);
@@ -128,7 +147,10 @@ impl Vfs {
         }
         let range = ByteRange::at(offset, u64::from(size));
         while let Some(dirty) = handle.file.dirty() {
+            let base = dirty.content_base();
             match self.read_dirty(&handle.file, &dirty, range).await {
+                // What its bytes come from is another object meanwhile.
+                Err(_) if dirty.content_base() != base => {}
                 // Published and gone from the disk since: the object has the same bytes.
                 Err(_) if dirty.published().is_some() => self.pass_retired(&dirty),
                 other => return other,
@@ -155,11 +177,12 @@ impl Vfs {
         Ok(state.reader.get_or_insert_with(|| self.read.reader(key, &meta)).clone())
     }
 
-    async fn read_dirty(&self, file: &OpenFile, dirty: &DirtyFile, range: ByteRange) -> Result<Bytes, FsError> {
+    async fn read_dirty(&self, file: &OpenFile, dirty: &Arc<DirtyFile>, range: ByteRange) -> Result<Bytes, FsError> {
         let mut out = Vec::with_capacity(range.len() as usize);
-        for segment in dirty.segments(range)? {
+        for segment in dirty.segments(range).await? {
             match segment {
                 Segment::Zeros(len) => out.resize(out.len() + len as usize, 0),
+                Segment::Away(_) => return Err(FsError::Stale),
                 Segment::Local { file, offset, len } => {
                     let start = out.len();
                     out.resize(start + len as usize, 0);
@@ -176,7 +199,7 @@ impl Vfs {
 
     /// The reader of the object that a dirty file edits.
     fn base_reader(&self, file: &OpenFile, dirty: &DirtyFile) -> Result<Arc<Reader>, FsError> {
-        let base = dirty.base().ok_or(FsError::Stale)?;
+        let base = dirty.content_base().ok_or(FsError::Stale)?;
         let mut state = file.state.lock();
         if let Some(reader) = state.reader.as_ref().filter(|reader| reader.etag() == base.etag) {
             return Ok(reader.clone());
@@ -190,7 +213,7 @@ impl Vfs {
     pub async fn fallocate(&self, fh: u64, range: ByteRange, how: Allocate) -> Result<(), FsError> {
         let handle = self.writable(fh)?;
         loop {
-            let dirty = self.dirty_of(&handle)?;
+            let dirty = self.dirty_waiting(&handle).await?;
             let done = async {
                 if how.zero {
                     dirty.zero_waiting(range).await?;
@@ -236,7 +259,10 @@ impl Vfs {
         if range.is_empty() {
             return if from.1 >= base.size { Ok(0) } else { Err(FsError::Unsupported) };
         }
-        let dirty = self.dirty_of(&target)?;
+        let dirty = match self.dirty_of(&target) {
+            Err(FsError::Copying) => return Err(FsError::Unsupported),
+            other => other?,
+        };
         if dirty.adopt(&base, range)? { Ok(range.len()) } else { Err(FsError::Unsupported) }
     }
 
@@ -255,18 +281,54 @@ impl Vfs {
                 self.ledger.note(&Record::Killed { session: dirty.id() });
                 Ok(())
             }
-            FlushKind::Killed | FlushKind::Close => self.publish(&dirty).await,
+            // Nobody sees the answer, and a process that is being killed must be able to end.
+            FlushKind::Killed => match tokio::time::timeout(KILLED_WAIT, self.close(&dirty)).await {
+                Ok(closed) => closed,
+                Err(_) => {
+                    dirty.publish_in_background();
+                    Ok(())
+                }
+            },
+            FlushKind::Close if self.options.publish_killed || self.options.close_local => self.close(&dirty).await,
+            FlushKind::Close => {
+                let published = dirty.publish_for_writer().await;
+                if published.as_ref().is_err_and(WriteError::is_interruption) && dirty.is_killed() {
+                    log::warn!("{}: its close was interrupted; its bytes are kept, not published", dirty.name());
+                }
+                self.published(&dirty, published).await
+            }
+        }
+    }
+
+    /// Does what closing a file promises: the object equals it, or, with `--close local`, its bytes are safe here.
+    async fn close(&self, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
+        if !self.options.close_local {
+            return self.publish(dirty).await;
+        }
+        match dirty.close_locally().await {
+            Err(WriteError::Retired) => Ok(()),
+            other => Ok(other?),
         }
     }
 
     /// Publishes a file now. What fails goes on in the background, and is the caller's error all the same.
     pub(super) async fn publish(&self, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
-        match dirty.publish().await {
+        let published = dirty.publish().await;
+        self.published(dirty, published).await
+    }
+
+    async fn published(&self, dirty: &Arc<DirtyFile>, published: Result<Published, WriteError>) -> Result<(), FsError> {
+        match published {
             Ok(_) | Err(WriteError::Retired) => Ok(()),
-            Err(WriteError::Stale) => {
+            // It goes on by itself, or ends with the release.
+            Err(error) if error.is_interruption() => Err(error.into()),
+            Err(error) if error.is_conflict() => {
                 dirty.keep(CONFLICT).await?;
                 self.unsettle(dirty.id());
-                Err(WriteError::Stale.into())
+                if let Some(key) = dirty.key() {
+                    self.published_unseen(&key);
+                }
+                Err(error.into())
             }
             Err(error) => {
                 dirty.retry_in_background(RETRY_AFTER);
@@ -309,7 +371,10 @@ impl Vfs {
                 dirty.keep("its writer was killed").await?;
                 self.unsettle(dirty.id());
             } else if dirty.published().is_none() {
-                dirty.publish_in_background();
+                match self.options.close_local {
+                    true if dirty.close_locally().await.is_ok() => {}
+                    _ => dirty.publish_in_background(),
+                }
             }
         }
         {

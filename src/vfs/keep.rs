@@ -42,11 +42,18 @@ pub(super) struct Parting {
     in_use: bool,
     /// The bucket may hold an object under its name.
     sent: bool,
+    /// The version of that, where it is known.
+    version: Option<ETag>,
 }
 
 impl Parting {
     pub(super) fn is_sent(&self) -> bool {
         self.sent
+    }
+
+    /// The object under its name, as far as it is known.
+    pub(super) fn version(&self) -> Option<ETag> {
+        self.version.clone()
     }
 }
 
@@ -67,9 +74,11 @@ impl Vfs {
             }
             None => (None, false),
         };
-        let known = dirty.as_ref().is_some_and(|dirty| dirty.base().is_some() || dirty.replaces().is_some());
-        let sent = dirty.is_none() || version.is_some() || known;
-        let mut parting = Parting { key: key.clone(), open: open.filter(|_| in_use), dirty, in_use, sent };
+        let known = dirty.as_ref().and_then(|dirty| dirty.base().map(|base| base.etag).or_else(|| dirty.replaces()));
+        let sent = dirty.is_none() || version.is_some() || known.is_some();
+        let at_name = known.or_else(|| version.as_ref().map(|version| version.etag.clone()));
+        let open = open.filter(|_| in_use);
+        let mut parting = Parting { key: key.clone(), open, dirty, in_use, sent, version: at_name };
         let Some(open) = parting.open.clone() else { return Ok(parting) };
         if open.state.lock().unlinked {
             // A process before this one has come so far.
@@ -255,7 +264,7 @@ impl Vfs {
                 let dirty = DirtyFile::anonymous(&self.write, None, headers, times);
                 let mut bytes = vec![0; *len as usize];
                 read_or_zeros(file, 0, &mut bytes).map_err(spill_error)?;
-                dirty.write(0, &bytes)?;
+                dirty.write_at_once(0, &bytes)?;
                 Ok(dirty)
             }
         }

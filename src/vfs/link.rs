@@ -79,7 +79,7 @@ impl Vfs {
             return made;
         }
         self.check_free(call, parent, name).await?;
-        let path = self.child_path(parent, name)?;
+        let (path, _change) = self.hold_place(parent, name).await?;
         let target = std::str::from_utf8(target).map_err(|_| FsError::Name(KeyError::NotUtf8))?;
         let below = native_path(&path, target).ok_or(FsError::Invalid)?;
         let target = self.file_key(&below)?;

@@ -74,9 +74,13 @@ impl Vfs {
     /// The attributes of an inode, where they need not be asked for.
     fn known(&self, tree: &Tree, node: &Node) -> Option<Entry> {
         let mut attr = node.attr;
+        if node.place.is_none() && attr.ino != ROOT {
+            attr.nlink = 0;
+        }
         if let Some(dirty) = node.open.as_ref().and_then(|open| open.dirty()) {
             show_dirty(&mut attr, &dirty);
-            return Some(Entry { attr, ttl: self.options.attr_ttl });
+            let ttl = if dirty.may_meet() { Duration::ZERO } else { self.options.attr_ttl };
+            return Some(Entry { attr, ttl });
         }
         if node.place.is_none() && attr.ino != ROOT {
             return Some(Entry { attr, ttl: self.options.attr_ttl });
@@ -91,6 +95,16 @@ impl Vfs {
         if let Some(known) = self.lookup_now(parent, name) {
             return known;
         }
+        let ask = async { self.lookup_asking(parent, name).await.map(|entry| (entry, true)) };
+        let remembered = || self.remembered_name(parent, name).map(|old| old.map(|entry| (entry, false)));
+        let (entry, counted) = self.ask_or(ask, remembered).await?;
+        if !counted {
+            self.tree.lock().add_lookup(entry.attr.ino);
+        }
+        Ok(entry)
+    }
+
+    async fn lookup_asking(&self, parent: u64, name: &str) -> Result<Entry, FsError> {
         let found = loop {
             let path = self.child_path(parent, name)?;
             if let Ok(key) = self.file_key(&path)
@@ -242,8 +256,14 @@ impl Vfs {
                 if found.link.is_some() || etag(&node.version) != etag(&found.version) {
                     node.link = found.link;
                 }
-                (node.attr, node.version, node.fresh_until) = (attr, found.version, Some(deadline));
                 node.seen = found.asked.then(Instant::now);
+                node.fresh_until = Some(deadline);
+                // What is to be sent of its attributes is newer than what the object says.
+                if node.pinned && etag(&node.version) == etag(&found.version) {
+                    entry.attr = node.attr;
+                } else {
+                    (node.attr, node.version) = (attr, found.version);
+                }
             }
             node.lookups += u64::from(count);
         }
@@ -310,6 +330,10 @@ impl Vfs {
         if let Some(known) = self.getattr_now(ino) {
             return known;
         }
+        self.ask_or(self.getattr_asking(ino), || self.remembered_inode(ino)).await
+    }
+
+    async fn getattr_asking(&self, ino: u64) -> Result<Entry, FsError> {
         let (parent, name, found) = loop {
             let (parent, name, path) = self.place(ino)?;
             let found = self.find(parent, &name, &path).await?;

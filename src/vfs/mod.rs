@@ -9,18 +9,21 @@ mod error;
 mod handles;
 mod io;
 mod keep;
+mod later;
 mod link;
 mod lookup;
 mod mutate;
 mod open;
 mod opener;
 mod readdir;
+mod remembered;
 mod rename;
 mod restore;
 mod setattr;
 mod settle;
 mod special;
 mod statfs;
+mod sync;
 mod tree;
 mod xattr;
 
@@ -42,11 +45,13 @@ pub use open::{OpenHow, OpenedFile};
 pub use rename::RenameMode;
 pub use setattr::{AttrChange, SetTime};
 pub use statfs::Usage;
+pub use sync::Unsent;
 pub use tree::ROOT;
 pub use xattr::{SetXattr, is_refused};
 
 pub use crate::write::Seek;
 
+use crate::base::caller::wait;
 use crate::base::time::now;
 use crate::base::{ObjectKey, Prefix, SessionId};
 use crate::intent::IntentStore;
@@ -67,6 +72,10 @@ pub struct VfsOptions {
     pub attr_ttl: Duration,
     pub list_ttl: Duration,
     pub read_only: bool,
+    /// `close` returns when the bytes are safe on the local disk (`--close local`).
+    pub close_local: bool,
+    /// A file created with `O_EXCL` must be new in the bucket, too (`--exclusive-create remote`).
+    pub exclusive_remote: bool,
     /// `fsync` returns when the object equals the file (`--fsync remote`).
     pub fsync_remote: bool,
     /// Writers that are killed publish what they wrote (`--on-kill publish`).
@@ -109,6 +118,8 @@ pub struct Vfs {
     intents: IntentStore,
     /// Moves of directories that go on in the background.
     unfinished: Mutex<rename::Unfinished>,
+    /// Attributes of finished files that are not in the bucket yet.
+    later: later::Later,
     /// For what goes on in the background.
     me: Weak<Self>,
     /// Which inode a write session belongs to.
@@ -137,6 +148,7 @@ impl Vfs {
         let vfs = Arc::new_cyclic(|me| Self {
             intents,
             unfinished: Mutex::default(),
+            later: later::Later::default(),
             me: me.clone(),
             client: write.upload().client().clone(),
             options,
@@ -156,6 +168,7 @@ impl Vfs {
         let observer = Arc::downgrade(&vfs);
         vfs.write.on_published(Box::new(move |session, published| {
             if let Some(vfs) = observer.upgrade() {
+                let Some(published) = published else { return vfs.unsettle(session) };
                 if !vfs.sessions.lock().contains_key(&session) {
                     vfs.published_unseen(&published.key);
                 }
@@ -213,7 +226,7 @@ impl Vfs {
         loop {
             let path = self.child_path(parent, name)?;
             let key = self.options.prefix.dir_key(&path);
-            let change = self.write.fences().change(&[key.trim_end_matches('/')]).await;
+            let change = wait(self.write.fences().change(&[key.trim_end_matches('/')])).await?;
             if self.child_path(parent, name)? == path {
                 return Ok((path, change));
             }
@@ -224,7 +237,7 @@ impl Vfs {
     async fn fence_place(&self, parent: u64, name: &str) -> Result<(String, Fence), FsError> {
         loop {
             let path = self.child_path(parent, name)?;
-            let fence = self.write.fences().fence(&[self.key_area(&path)]).await;
+            let fence = wait(self.write.fences().fence(&[self.key_area(&path)])).await?;
             if self.child_path(parent, name)? == path {
                 return Ok((path, fence));
             }

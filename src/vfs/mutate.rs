@@ -35,7 +35,7 @@ impl Vfs {
         let at = now();
         let new = self.new_attr(mode, owner);
         let mode = if self.options.attr.posix { new.mode } else { self.options.attr.dir_mode };
-        let mut attr = Attr { kind: Kind::Dir, size: DIR_SIZE, mode, mtime: at, atime: at, ctime: at, ..new };
+        let mut attr = Attr { kind: Kind::Dir, size: DIR_SIZE, nlink: 2, mode, mtime: at, atime: at, ctime: at, ..new };
         let headers = headers_of(&self.options.attr.new_dir_headers(&attr));
         let receipt = self.client.put_object(&self.marker_key(&path)?, &Body::Bytes(Bytes::new()), &headers).await?;
         let version = Version {
@@ -141,6 +141,10 @@ impl Vfs {
         let key = self.file_key(&path)?;
         self.begin(call);
         let parting = self.part(ino, &key).await?;
+        if parting.is_sent() {
+            // A session that came back after power loss would be published again.
+            self.write.spill().settle_ends().await?;
+        }
         if parting.is_sent()
             && let Err(error) = self.client.delete_object(&key).await
         {
@@ -148,6 +152,7 @@ impl Vfs {
             return Err(error.into());
         }
         self.parted(parting).await?;
+        self.drop_attributes(ino);
         self.took_away(call, parent, name);
         Ok(())
     }

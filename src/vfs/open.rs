@@ -15,7 +15,7 @@ use crate::base::time::now;
 use crate::ledger::{Effect, HowRecord, Record};
 use crate::oss::ErrorKind;
 use crate::read::{Cursor, Opened, Reader};
-use crate::write::DirtyFile;
+use crate::write::{DirtyFile, IfTaken};
 use std::sync::Arc;
 
 /// A look at the object this fresh spares the one that an open would take.
@@ -28,6 +28,8 @@ pub struct OpenHow {
     pub write: bool,
     pub append: bool,
     pub truncate: bool,
+    /// It must be new.
+    pub exclusive: bool,
     /// The thread that opens it; 0 where it is not known.
     pub tid: u32,
 }
@@ -56,12 +58,13 @@ impl Vfs {
         let mut reader = None;
         let mut keep_cache = true;
         let is_dirty = file.dirty().is_some();
+        let must_do = self.client.is_out() && self.is_cached(ino);
         if how.truncate && how.write {
             self.open_truncated(ino, &file).await?;
             if let Some(dirty) = file.dirty() {
                 self.stand(&dirty)?;
             }
-        } else if !is_dirty && !self.seen_just_now(ino) {
+        } else if !is_dirty && !must_do && !self.seen_just_now(ino) {
             reader = match self.look(ino, how).await {
                 Ok(reader) => reader,
                 Err(error) => {
@@ -114,6 +117,14 @@ impl Vfs {
         Ok(node.open.get_or_insert_with(|| OpenFile::new(ino)).clone())
     }
 
+    /// Whether the kernel has bytes of the version that is known: they are served while nobody can be asked.
+    fn is_cached(&self, ino: u64) -> bool {
+        let tree = self.tree.lock();
+        tree.node(ino).is_some_and(|node| {
+            node.cached.is_some() && node.cached.as_ref() == node.version.as_ref().map(|version| &version.etag)
+        })
+    }
+
     fn seen_just_now(&self, ino: u64) -> bool {
         let tree = self.tree.lock();
         tree.node(ino).is_some_and(|node| node.seen.is_some_and(|at| at.elapsed() < LOOK_FRESH))
@@ -128,12 +139,20 @@ impl Vfs {
             }
         }
         self.complete_headers(ino).await?;
-        self.begin_anew(ino, file)
+        loop {
+            match self.begin_anew(ino, file) {
+                Err(FsError::Copying) => self.later.idle(ino).await,
+                other => return other,
+            }
+        }
     }
 
     /// Begins a session that replaces whatever stands at the file's name.
     pub(super) fn begin_anew(&self, ino: u64, file: &Arc<OpenFile>) -> Result<(), FsError> {
         let mut tree = self.tree.lock();
+        if self.later.is_busy(ino) {
+            return Err(FsError::Copying);
+        }
         if let Some(node) = tree.node_mut(ino) {
             node.attr.mode = unprivileged(node.attr.mode);
         }
@@ -178,6 +197,7 @@ impl Vfs {
 
     /// Looks at the object behind an inode: for a reader by getting its first bytes, else by HEAD.
     async fn look(&self, ino: u64, how: OpenHow) -> Result<Option<Arc<Reader>>, FsError> {
+        self.later.idle(ino).await;
         let key = self.file_key(&self.place(ino)?.2)?;
         match self.look_at(ino, &key, how).await {
             // Our own rename has overtaken it.
@@ -255,9 +275,16 @@ impl Vfs {
         let headers = version.headers.as_deref().cloned().unwrap_or_default();
         let kind = self.options.attr.kind_of(&headers, version.size);
         if kind == Kind::File && node.version.as_ref().is_none_or(|known| known.etag == version.etag) {
-            node.attr = self.options.attr.attr_of(ino, Kind::File, &version);
-            (node.version, node.seen, node.fresh_until) = (Some(version), Some(Instant::now()), Some(deadline));
+            (node.seen, node.fresh_until) = (Some(Instant::now()), Some(deadline));
+            // What is to be sent of its attributes is newer than what the object says.
+            if !node.pinned {
+                node.attr = self.options.attr.attr_of(ino, Kind::File, &version);
+                node.version = Some(version);
+            }
             return Ok(());
+        }
+        if self.later.is_busy(ino) {
+            return Err(FsError::Moved);
         }
         let (parent, name) = node.place.clone().ok_or(FsError::Stale)?;
         tree.detach(parent, &name);
@@ -289,7 +316,7 @@ impl Vfs {
         if self.was_begun(call) {
             self.undo_create(parent, name).await?;
         }
-        let (entry, file) = self.create_anew(call, parent, name, mode, owner)?;
+        let (entry, file) = self.create_anew(call, parent, name, mode, owner, how)?;
         let stands = file.dirty().map_or(Ok(()), |dirty| self.stand(&dirty));
         if let Err(error) = stands {
             if let Some(dirty) = file.dirty() {
@@ -326,7 +353,9 @@ impl Vfs {
         name: &str,
         mode: u32,
         owner: (u32, u32),
+        how: OpenHow,
     ) -> Result<(Entry, Arc<OpenFile>), FsError> {
+        let if_taken = self.if_taken(how);
         let (attr, file) = {
             // One lock over all of it: a directory above that is moved finds the new file, or is found moved.
             let mut tree = self.tree.lock();
@@ -355,6 +384,9 @@ impl Vfs {
             let file = OpenFile::new(attr.ino);
             let headers = self.options.attr.new_file_headers(name, &attr);
             let dirty = DirtyFile::create(&self.write, key, None, headers, self.options.attr.times());
+            if let Some(if_taken) = if_taken {
+                dirty.expect_new(if_taken);
+            }
             self.own_session(&file, &dirty);
             file.state.lock().dirty = Some(dirty);
             if let Some(node) = tree.node_mut(attr.ino) {
@@ -362,7 +394,18 @@ impl Vfs {
             }
             (attr, file)
         };
-        Ok((Entry { attr, ttl: self.options.attr_ttl }, file))
+        let ttl = if if_taken == Some(IfTaken::Join) { Duration::ZERO } else { self.options.attr_ttl };
+        Ok((Entry { attr, ttl }, file))
+    }
+
+    /// What becomes of a new file whose name is taken in the bucket after all: the directory was listed some time ago.
+    fn if_taken(&self, how: OpenHow) -> Option<IfTaken> {
+        match how {
+            OpenHow { exclusive: true, .. } => self.options.exclusive_remote.then_some(IfTaken::Fail),
+            // The last writer of a whole file wins.
+            OpenHow { truncate: true, .. } => None,
+            _ => Some(IfTaken::Join),
+        }
     }
 
     /// Attributes of something new. Where no POSIX metadata is kept, the mount's own hold.

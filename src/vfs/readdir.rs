@@ -11,6 +11,7 @@ use super::error::FsError;
 use super::handles::Snapshot;
 use super::tree::{Listed, Listing, ROOT};
 use super::{Entry, Vfs};
+use crate::base::caller::wait;
 use crate::base::limits::PAGE_MAX;
 use crate::base::posix::LINK_BODY_BYTES_MAX;
 use crate::ledger::Record;
@@ -94,7 +95,8 @@ impl Vfs {
 
     /// Entries of a directory, `.` and `..` first.
     async fn entries(&self, ino: u64) -> Result<Entries, FsError> {
-        self.list(ino).await?;
+        let has_listing = || self.tree.lock().dir(ino).and_then(|dir| dir.listing.as_ref()).map(|_| Ok(()));
+        self.ask_or(self.list(ino), has_listing).await?;
         let path = self.tree.lock().path(ino).ok_or(FsError::NotFound)?;
         let dir_key = self.options.prefix.dir_key(&path);
         let unsent = self.write.live();
@@ -159,7 +161,7 @@ impl Vfs {
     /// Lists a directory of at most so many pages; whether it has no more.
     async fn list_up_to(&self, ino: u64, pages: u32) -> Result<bool, FsError> {
         let gate = self.tree.lock().dir(ino).ok_or(FsError::Stale)?.listing_gate.clone();
-        let _one = gate.lock().await;
+        let _one = wait(gate.lock()).await?;
         for attempt in 1..=LISTING_TRIES {
             let (path, changes) = {
                 let tree = self.tree.lock();

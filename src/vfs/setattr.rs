@@ -10,7 +10,7 @@ use super::{Entry, Vfs};
 use crate::base::ObjectKey;
 use crate::base::posix::UserMeta;
 use crate::base::time::now;
-use crate::oss::{Body, CopyOptions, ErrorKind, PutHeaders};
+use crate::oss::{Body, PutHeaders};
 use crate::write::{DirtyFile, WriteError};
 
 /// A time to be set.
@@ -41,7 +41,7 @@ impl AttrChange {
 
 impl Vfs {
     /// Changes attributes. A change of size through a path, of a file that is not open, is in the bucket when
-    /// this returns; so is any change of a finished file.
+    /// this returns; other changes of a finished file are safe on the local disk, and in the bucket soon.
     pub async fn setattr(&self, ino: u64, change: AttrChange) -> Result<Entry, FsError> {
         self.check_writable()?;
         if let Some(size) = change.size {
@@ -64,10 +64,14 @@ impl Vfs {
         self.drop_privileges(ino).await?;
         let by_writer = fh.is_some_and(|fh| self.handles.file(fh).is_ok_and(|handle| handle.writable));
         loop {
-            if size == 0 && file.dirty().is_none() {
-                self.begin_anew(ino, &file)?;
-            }
-            let dirty = self.session_of(&file)?;
+            let begun = if size == 0 && file.dirty().is_none() { self.begin_anew(ino, &file) } else { Ok(()) };
+            let dirty = match begun.and_then(|()| self.session_of(&file)) {
+                Err(FsError::Copying) => {
+                    self.later.idle(ino).await;
+                    continue;
+                }
+                other => other?,
+            };
             match self.truncate_dirty(&dirty, size).await {
                 Err(FsError::Write(WriteError::Retired)) => self.pass_retired(&dirty),
                 Err(error) => return Err(error),
@@ -147,15 +151,19 @@ impl Vfs {
         change: Option<&AttrChange>,
         edit: &(dyn Fn(&mut UserMeta) + Send + Sync),
     ) -> Result<(), FsError> {
-        while let Some(dirty) = self.dirty_at(ino) {
-            match self.change_dirty(ino, &dirty, new, change, edit).await {
-                Err(FsError::Write(WriteError::Retired)) => self.pass_retired(&dirty),
-                other => return other,
+        loop {
+            while let Some(dirty) = self.dirty_at(ino) {
+                match self.change_dirty(ino, &dirty, new, change, edit).await {
+                    Err(FsError::Write(WriteError::Retired)) => self.pass_retired(&dirty),
+                    other => return other,
+                }
             }
-        }
-        match new.kind {
-            Kind::Dir => self.change_marker(ino, new, edit).await,
-            _ => self.change_object(ino, new, edit).await,
+            if new.kind == Kind::Dir {
+                return self.change_marker(ino, new, edit).await;
+            }
+            if self.change_object(ino, new, edit).await? {
+                return Ok(());
+            }
         }
     }
 
@@ -185,40 +193,27 @@ impl Vfs {
         Ok(())
     }
 
-    /// A finished file's attributes are changed by copying the object onto itself.
+    /// A finished file's attributes are changed in the background; `false` where it is being written again.
     async fn change_object(
         &self,
         ino: u64,
         new: &Attr,
         edit: &(dyn Fn(&mut UserMeta) + Send + Sync),
-    ) -> Result<(), FsError> {
-        let (parent, name, _) = self.place(ino)?;
+    ) -> Result<bool, FsError> {
+        let Ok((parent, name, _)) = self.place(ino) else {
+            // Without a name there is no object to bear it.
+            self.tree.lock().node_mut(ino).ok_or(FsError::Stale)?.attr = *new;
+            return Ok(true);
+        };
         let (path, _change) = self.hold_place(parent, &name).await?;
         let key = self.file_key(&path)?;
         let link = self.tree.lock().node(ino).and_then(|node| node.link.clone());
         if let Some(Link::Key(target)) = link {
-            return self.change_native_link(ino, &key, &target, new).await;
+            self.change_native_link(ino, &key, &target, new).await?;
+            return Ok(true);
         }
         let version = self.complete_version(ino, &key).await?;
-        let held = version.headers.as_deref().cloned().unwrap_or_default();
-        let mut headers = self.options.attr.changed_headers(&held, new);
-        edit(&mut headers.user_meta);
-        let options = CopyOptions {
-            if_match: Some(version.etag.clone()),
-            replace: Some(headers.clone()),
-            ..CopyOptions::default()
-        };
-        let receipt = match self.client.copy_object(&key, &key, &options).await {
-            Err(error) if error.kind == ErrorKind::PreconditionFailed => {
-                self.forget_freshness(ino);
-                return Err(FsError::Stale);
-            }
-            other => other?,
-        };
-        let last_modified = receipt.last_modified.unwrap_or(version.last_modified);
-        let version = Version { etag: receipt.etag, last_modified, headers: Some(Box::new(headers)), ..version };
-        self.attributes_changed(ino, &key, new, version);
-        Ok(())
+        self.change_later(ino, &key, version, new, edit).await
     }
 
     /// A symlink of the service is put again: what a copy of it onto itself does is not documented.
@@ -242,7 +237,7 @@ impl Vfs {
     }
 
     /// The object is not what was known: the next look asks.
-    fn forget_freshness(&self, ino: u64) {
+    pub(super) fn forget_freshness(&self, ino: u64) {
         let mut tree = self.tree.lock();
         let Some(node) = tree.node_mut(ino) else { return };
         (node.fresh_until, node.seen) = (None, None);

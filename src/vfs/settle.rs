@@ -22,6 +22,8 @@ impl Vfs {
     pub(super) fn settle(&self, session: SessionId, published: &Published) {
         let Some(ino) = self.sessions.lock().remove(&session) else { return };
         self.ledger.note(&Record::Session { ino, session: None });
+        // What was to be sent of its attributes went along.
+        self.drop_attributes(ino);
         let version = Version {
             etag: published.etag.clone(),
             size: published.size,
@@ -91,6 +93,8 @@ impl Vfs {
             tree.detach(parent, &name);
         }
         self.close_if_idle(&mut tree, ino);
+        drop(tree);
+        self.attributes_go_alone(ino);
     }
 
     /// Drops the open file of an inode that has neither handles nor unsent bytes.

@@ -7,10 +7,11 @@ use super::call::Call;
 use super::error::FsError;
 use super::tree::{Link, Listed};
 use super::{Entry, Vfs};
+use crate::base::ObjectKey;
 use crate::base::key::check_name;
 use crate::base::time::now;
 use crate::ledger::Effect;
-use crate::oss::{Body, PutHeaders};
+use crate::oss::{self, Body, ErrorKind, Outcome, PutHeaders, PutReceipt};
 
 /// An object to be, and the inode that shows it.
 pub(super) struct NewObject {
@@ -79,14 +80,19 @@ impl Vfs {
             return made;
         }
         self.check_free(call, parent, name).await?;
-        let key = self.file_key(&self.child_path(parent, name)?)?;
+        let (path, _change) = self.hold_place(parent, name).await?;
+        let key = self.file_key(&path)?;
         if key.has_dot_segment() {
             return Err(FsError::Invalid);
         }
         let NewObject { attr, headers, body, link } = new;
         let size = body.len() as u64;
         self.begin(call);
-        let receipt = self.client.put_object(&key, &Body::Bytes(body), &headers).await?;
+        let sent = PutHeaders { forbid_overwrite: true, ..headers.clone() };
+        let receipt = match self.client.put_object(&key, &Body::Bytes(body), &sent).await {
+            Err(error) if error.kind == ErrorKind::AlreadyExists => self.met(&key, error, size, &headers).await?,
+            other => other?,
+        };
         let version = Version {
             etag: receipt.etag,
             size,
@@ -97,6 +103,25 @@ impl Vfs {
         let entry = self.enter_new(parent, name, attr, Some(version), link);
         self.done(call, Effect::Entry(entry.attr.ino));
         Ok(entry)
+    }
+
+    /// Something stands at a name that was taken for free: another client's, or, where the reply to a first try was
+    /// lost, what was to be put there.
+    async fn met(
+        &self,
+        key: &ObjectKey,
+        error: oss::Error,
+        size: u64,
+        headers: &PutHeaders,
+    ) -> Result<PutReceipt, FsError> {
+        if error.outcome == Outcome::Unknown {
+            let found = self.client.head_object(key).await?;
+            if found.size == size && found.headers.user_meta == headers.user_meta {
+                return Ok(PutReceipt { etag: found.etag, date: Some(found.last_modified), crc64: found.crc64 });
+            }
+        }
+        self.published_unseen(key);
+        Err(FsError::Exists)
     }
 
     /// Puts the inode of an object that was made just now into the table, counted as a look-up.

@@ -49,6 +49,8 @@ pub(super) struct Node {
     pub cached: Option<ETag>,
     /// When the object was last looked at, for opens that follow at once.
     pub seen: Option<Instant>,
+    /// Attributes of it are not in the bucket yet: it stays, and shows them.
+    pub pinned: bool,
     /// Present while it is open or unsent.
     pub open: Option<Arc<OpenFile>>,
     pub dir: Option<Box<Dir>>,
@@ -99,6 +101,7 @@ impl Tree {
             lookups: 1,
             cached: None,
             seen: None,
+            pinned: false,
             open: None,
             dir: Some(Box::default()),
             link: None,
@@ -171,6 +174,7 @@ impl Tree {
             lookups: 0,
             cached: None,
             seen: None,
+            pinned: false,
             open: None,
             dir: (attr.kind == Kind::Dir).then(Box::default),
             link: None,
@@ -221,6 +225,7 @@ impl Tree {
             fresh_until: None,
             version,
             lookups,
+            pinned: false,
             cached: None,
             seen: None,
             open,
@@ -276,6 +281,20 @@ impl Tree {
         }
     }
 
+    /// Has two inodes that have names change places.
+    pub(super) fn exchange(&mut self, one: u64, two: u64) {
+        let places = [one, two].map(|ino| self.nodes.get(&ino).and_then(|node| node.place.clone()));
+        let [Some(first), Some(second)] = places else { return };
+        for (ino, (parent, name)) in [(one, second), (two, first)] {
+            if let Some(dir) = self.dir_mut(parent) {
+                dir.children.insert(name.clone(), ino);
+            }
+            if let Some(node) = self.nodes.get_mut(&ino) {
+                node.place = Some((parent, name));
+            }
+        }
+    }
+
     /// The kernel has got to know the inode once more.
     pub(super) fn add_lookup(&mut self, ino: u64) {
         if let Some(node) = self.nodes.get_mut(&ino) {
@@ -296,9 +315,8 @@ impl Tree {
         let mut at = ino;
         while at != ROOT {
             let Some(node) = self.nodes.get(&at) else { return };
-            let used =
-                node.lookups > 0 || node.open.is_some() || node.dir.as_ref().is_some_and(|d| !d.children.is_empty());
-            if used {
+            let has_children = node.dir.as_ref().is_some_and(|d| !d.children.is_empty());
+            if node.lookups > 0 || node.open.is_some() || node.pinned || has_children {
                 return;
             }
             let place = self.nodes.remove(&at).and_then(|node| node.place);
@@ -336,7 +354,7 @@ mod tests {
 
     fn attr(ino: u64, kind: Kind) -> Attr {
         let at = SystemTime::UNIX_EPOCH;
-        Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0 }
+        Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0, nlink: 1 }
     }
 
     fn tree() -> Tree {
@@ -354,6 +372,15 @@ mod tests {
         assert_eq!(tree.path(11).as_deref(), Some("e/f"));
         assert_eq!(tree.child(ROOT, "d"), None);
         assert_eq!(tree.child_path(10, "g").as_deref(), Some("e/g"));
+    }
+
+    #[test]
+    fn two_inodes_change_places() {
+        let mut tree = tree();
+        tree.insert(ROOT, "g", attr(12, Kind::File), None);
+        tree.exchange(11, 12);
+        assert_eq!((tree.path(11).as_deref(), tree.path(12).as_deref()), (Some("g"), Some("d/f")));
+        assert_eq!((tree.child(10, "f"), tree.child(ROOT, "g")), (Some(12), Some(11)));
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! What is still to be sent, and waiting until nothing is.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::base::SessionId;
 use crate::control::Pending;
 use crate::spill::Phase;
+use crate::vfs::Vfs;
 use crate::write::{FileStatus, WriteEngine};
 
 /// How often is looked whether it is done.
@@ -15,6 +17,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Watches the write sessions of a mount.
 #[derive(Debug)]
 pub(super) struct Drain {
+    vfs: Arc<Vfs>,
     engine: WriteEngine,
     /// Sessions of an earlier process that are to be published, also where no call had promised that.
     replayed: BTreeSet<SessionId>,
@@ -29,8 +32,9 @@ pub(super) enum Drained {
 }
 
 impl Drain {
-    pub(super) fn new(engine: WriteEngine, replayed: BTreeSet<SessionId>) -> Self {
-        Self { engine, replayed, draining: AtomicUsize::new(0) }
+    pub(super) fn new(vfs: Arc<Vfs>, replayed: BTreeSet<SessionId>) -> Self {
+        let engine = vfs.write_engine().clone();
+        Self { vfs, engine, replayed, draining: AtomicUsize::new(0) }
     }
 
     pub(super) fn engine(&self) -> &WriteEngine {
@@ -42,14 +46,16 @@ impl Drain {
         self.draining.load(Ordering::Relaxed) > 0
     }
 
-    /// Files that were closed or fsynced, or are replayed, and are not in the bucket yet.
+    /// Files that were closed or fsynced, or are replayed, and are not in the bucket yet; and changes of names and
+    /// attributes that are not.
     pub(super) fn pending(&self) -> Pending {
         let is_due = |status: &FileStatus| {
             let replayed = status.phase == Phase::Open && self.replayed.contains(&status.session);
             replayed || status.phase.is_promised()
         };
         let due = self.engine.live().into_iter().map(|file| file.status()).filter(is_due);
-        due.fold(Pending::default(), |sum, status| Pending {
+        let changes = Pending { files: self.vfs.changes_pending(), bytes: 0 };
+        due.fold(changes, |sum, status| Pending {
             files: sum.files + 1,
             bytes: sum.bytes + status.size - status.bytes_done.min(status.size),
         })
@@ -78,6 +84,8 @@ impl Drain {
             if started.elapsed() >= timeout || is_abandoned() {
                 break Drained::TimedOut(pending);
             }
+            self.engine.hurry();
+            self.vfs.hurry_attributes();
             self.send_synced();
             report(pending);
             tokio::time::sleep(LOOK).await;

@@ -3,25 +3,31 @@
 //! The order of the start: own the state folder, speak with the bucket, open journal and spill, take up the
 //! sessions of an earlier process, mount, answer. The end: nothing is pending, the mount is gone, the process too.
 
+mod connect;
 mod drain;
 mod journal;
+mod recover;
 mod refusal;
 mod status;
 mod supervised;
+mod sync;
 mod upgrade;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::base::limits::MIB;
+use crate::base::limits::{KIB, MIB};
 use crate::base::{Budget, SessionId};
-use crate::config::{ContentType, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode};
+use crate::config::{
+    CloseMode, ContentType, ExclusiveCreate, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode,
+};
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
 use crate::fuse::{self, Adapter, Greeting, KernelMount};
@@ -39,6 +45,7 @@ use drain::{Drain, Drained};
 use supervised::Watched;
 
 pub use journal::probe_if_asked;
+pub use recover::{RecoverAction, RecoverFailure, is_local, owned_uploads_offline, recover_offline};
 pub use refusal::Error;
 pub use supervised::{Supervised, accept_if_asked, estate};
 pub use upgrade::tell_formats_if_asked;
@@ -47,6 +54,9 @@ pub use upgrade::tell_formats_if_asked;
 const NETWORK_THREADS: usize = 2;
 /// Of the memory limit, what is not for read buffers: bodies on their way up, and the program itself.
 const MEMORY_RESERVE: u64 = 64 * MIB;
+
+/// Least bytes of a block of a reader whose rate is limited.
+const READ_CHUNK_MIN: u64 = 64 * KIB;
 
 /// How long answers on the control socket may take to get out at the end.
 const ANSWERS_MAX: Duration = Duration::from_secs(2);
@@ -61,6 +71,8 @@ struct Worker {
     supervised: Option<Supervised>,
     /// What the death of this process means to applications, once that is known.
     transparent: OnceLock<bool>,
+    /// The bucket has answered since the start.
+    connected: AtomicBool,
 }
 
 /// All that a worker needs to serve.
@@ -147,12 +159,22 @@ fn assemble(
     let client = Client::new((&config.connection).into()).map_err(|error| refusal::service(config, &error))?;
     let careful = supervised.is_none_or(Supervised::is_careful);
     let (journal, _writer) = journal::open(&folder.layout().journal(), careful)?;
-    let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers: config.writing.upload_workers });
-    let spill = SpillStore::open(folder);
-    let write = WriteEngine::new(upload, spill, config.writing.part_size, runtime.handle().clone());
+    let limit = spill_limit(config, folder.layout());
+    // Parts that are on their way lie on the disk: no more of them than it may hold.
+    let workers =
+        config.writing.upload_workers.min(usize::try_from(limit / config.writing.part_size).unwrap_or(1).max(1));
     let budget = Budget::new(config.memory_limit.saturating_sub(MEMORY_RESERVE).max(16 * MIB));
+    let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers }).within(budget.clone());
+    let spill = SpillStore::open_limited(folder, limit);
+    let write = WriteEngine::new(upload, spill, config.writing.part_size, runtime.handle().clone());
+    write.hide_under(&config.connection.prefix);
     let mut reading = ReadOptions::new(budget);
     reading.workers = config.reading.download_workers;
+    if let Some(rate) = config.connection.limits.download {
+        // Several requests a second: what one of them brings comes as fast as the line allows.
+        reading.chunk = reading.chunk.min((rate / 4).next_power_of_two().max(READ_CHUNK_MIN));
+        reading.first = reading.first.min(reading.chunk);
+    }
     let read = ReadEngine::new(client.clone(), reading, runtime.handle().clone());
     let (intents, left) = IntentStore::open(folder.layout()).map_err(|error| refusal::replay(config, &error.into()))?;
     let (ledger, table) = match supervised {
@@ -163,19 +185,18 @@ fn assemble(
     let incarnation = supervised.map_or(0, Supervised::incarnation);
     let handed = Handed { ledger, incarnation };
     let vfs = Vfs::new(vfs_options(config), read, write.clone(), intents, runtime.handle().clone(), handed);
-    if !again {
-        let probe = runtime.block_on(tokio::time::timeout(config.mount_timeout, vfs.probe()));
-        probe.map_err(|_| refusal::silent(config))?.map_err(|error| refusal::service(config, &error))?;
-    }
+    // Whoever uses a mount that stands does not wait for the service to be looked at.
+    let connected = again || runtime.block_on(connect::at_start(config, &vfs, &client))?;
     let carried = carried(&table);
     let replay = Replay::prepare_carried(&write, mode_of(config.writing.recover), &carried)
         .map_err(|error| refusal::replay(config, &error))?;
     let left = vfs.restore(table, &replay.carried(), left);
-    let drain = Drain::new(write, replay.sessions());
+    let drain = Drain::new(vfs.clone(), replay.sessions());
     let (config, supervised) = (config.clone(), supervised.cloned());
     let started_at = crate::base::time::now();
-    let transparent = OnceLock::new();
-    Ok(Assembled { worker: Worker { config, client, vfs, drain, started_at, supervised, transparent }, replay, left })
+    let (transparent, connected) = (OnceLock::new(), AtomicBool::new(connected));
+    let worker = Worker { config, client, vfs, drain, started_at, supervised, transparent, connected };
+    Ok(Assembled { worker, replay, left })
 }
 
 /// The write sessions that the last worker had, and whether anybody still has their files open.
@@ -189,6 +210,19 @@ fn carried(table: &Table) -> BTreeMap<SessionId, Carried> {
             (session, if is_open { Carried::Open } else { Carried::Released })
         })
         .collect()
+}
+
+/// Bytes that spill files may take: what was asked for, else half of what is free on their disk, what lies there
+/// already aside.
+fn spill_limit(config: &MountConfig, layout: &Layout) -> u64 {
+    let folder = layout.root();
+    config.writing.spill_limit.unwrap_or_else(|| match crate::spill::free_bytes(folder) {
+        Ok(free) => crate::spill::spilled_bytes(layout).saturating_add(free / 2),
+        Err(error) => {
+            log::warn!("{}: {error}; --spill-limit is not set", folder.display());
+            u64::MAX
+        }
+    })
 }
 
 fn mode_of(mode: RecoverMode) -> Mode {
@@ -225,6 +259,8 @@ fn vfs_options(config: &MountConfig) -> VfsOptions {
         attr_ttl: files.attr_ttl,
         list_ttl: files.list_ttl,
         read_only: files.read_only,
+        close_local: config.writing.close == CloseMode::Local,
+        exclusive_remote: config.writing.exclusive_create == ExclusiveCreate::Remote,
         fsync_remote: config.writing.fsync == FsyncMode::Remote,
         publish_killed: config.writing.on_kill == OnKill::Publish,
         capacity: files.capacity,
@@ -267,7 +303,17 @@ fn serve_kernel(
         worker.vfs.take_up(left);
     }
     runtime.spawn(replay.run());
-    worker.vfs.refresh_usage();
+    if !worker.config.files.read_only {
+        runtime.spawn(recover::expire(worker.clone()));
+    }
+    if let Some(after) = worker.config.writing.publish_after {
+        worker.vfs.publish_after(after);
+    }
+    if worker.connected.load(Ordering::Relaxed) {
+        worker.vfs.refresh_usage();
+    } else {
+        runtime.spawn(connect::later(worker.clone()));
+    }
     let posix = worker.config.files.metadata == MetadataMode::Posix;
     let watch = Watched::of(worker.supervised.as_ref())?;
     let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix, Box::new(watch));
@@ -351,6 +397,13 @@ async fn answer(worker: Arc<Worker>, request: Request, progress: Progress) -> Re
         Request::Status => Response::Status { status: Box::new(status::of(&worker)) },
         Request::RecoverList => recover_list(&worker),
         Request::Upgrade => upgrade::of(&worker).await,
+        Request::RecoverPublish { id, key } => recover::of_mount(&worker, &id, RecoverAction::Publish(key)).await,
+        Request::RecoverExport { id, file } => recover::of_mount(&worker, &id, RecoverAction::Export(file)).await,
+        Request::RecoverDiscard { id } => recover::of_mount(&worker, &id, RecoverAction::Discard).await,
+        Request::OwnedUploads => recover::owned_uploads(&worker),
+        Request::Sync { path, timeout_ms } => {
+            sync::answer(&worker, path, timeout_ms.map(Duration::from_millis), &progress).await
+        }
         Request::Umount { force: true, .. } => match fuse::unmount(&worker.config.mountpoint, true) {
             Ok(()) => {
                 log::warn!("{}: detached by force; what is pending is kept", worker.config.mountpoint.display());

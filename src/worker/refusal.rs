@@ -38,8 +38,13 @@ pub(super) fn lock(error: &LockError) -> Error {
     }
 }
 
-pub(super) fn silent(config: &MountConfig) -> Error {
-    let why = format!("no answer within {}", format_duration(config.mount_timeout));
+/// The service did not answer; `error` is what it failed with last, if anything came at all.
+pub(super) fn silent(config: &MountConfig, error: Option<&str>) -> Error {
+    let within = format_duration(config.mount_timeout);
+    let why = match error {
+        Some(error) => format!("cannot be reached within {within}: {error}"),
+        None => format!("no answer within {within}"),
+    };
     line(&config.connection.endpoint, why, "check --endpoint and the network")
 }
 

@@ -1,12 +1,14 @@
 //! What `status` tells of a mount.
 
+use std::sync::atomic::Ordering;
+
 use super::{Supervised, Worker};
 use crate::base::time::rfc3339;
 use crate::control::protocol::{
-    LastError, MemoryStatus, MountState, MountStatus, Pending, Recovery, RequestCount, SpillStatus, UploadState,
-    UploadStatus,
+    BreakerState, LastError, MemoryStatus, MountState, MountStatus, Pending, Recovery, RequestCount, SpillStatus,
+    UploadState, UploadStatus,
 };
-use crate::oss::Stats;
+use crate::oss::{self, Stats};
 use crate::replay;
 use crate::spill::Phase;
 use crate::write::FileStatus;
@@ -17,13 +19,13 @@ pub(super) fn of(worker: &Worker) -> MountStatus {
     let engine = worker.drain.engine();
     let live = engine.live();
     let uploads = live.iter().filter_map(|file| upload(&file.status())).collect();
-    let spilled = live.iter().map(|file| file.spilled()).sum();
+    let gauge = engine.spill().gauge();
     MountStatus {
         mountpoint: config.mountpoint.display().to_string(),
         bucket: config.connection.bucket.clone(),
         prefix: config.connection.prefix.as_str().to_owned(),
         endpoint: config.connection.endpoint.to_string(),
-        state: state(worker),
+        state: state(worker, &stats),
         supervisor_pid: worker.supervised.as_ref().map(Supervised::supervisor),
         worker_pid: Some(std::process::id()),
         worker_restarts: Some(worker.supervised.as_ref().map_or(0, Supervised::restarts)),
@@ -34,8 +36,9 @@ pub(super) fn of(worker: &Worker) -> MountStatus {
         started_at: Some(rfc3339(worker.started_at)),
         pending: worker.drain.pending(),
         kept: kept(worker),
+        expiring: super::recover::expiring(worker),
         uploads,
-        spill: SpillStatus { bytes: Some(spilled), limit: None },
+        spill: SpillStatus { bytes: Some(gauge.used()), limit: gauge.limit() },
         memory: MemoryStatus { rss: resident(), limit: Some(config.memory_limit) },
         inodes: Some(worker.vfs.inodes() as u64),
         open_handles: Some(worker.vfs.open_handles() as u64),
@@ -44,6 +47,12 @@ pub(super) fn of(worker: &Worker) -> MountStatus {
         bytes_up: Some(stats.bytes_up),
         bytes_down: Some(stats.bytes_down),
         last_error: last_error(&stats),
+        breaker: Some(match stats.breaker {
+            oss::BreakerState::Closed => BreakerState::Closed,
+            oss::BreakerState::Open => BreakerState::Open,
+            oss::BreakerState::HalfOpen => BreakerState::HalfOpen,
+        }),
+        degraded_since: stats.degraded_since.map(rfc3339),
         requests: stats
             .requests
             .iter()
@@ -53,9 +62,13 @@ pub(super) fn of(worker: &Worker) -> MountStatus {
     }
 }
 
-fn state(worker: &Worker) -> MountState {
+fn state(worker: &Worker, stats: &Stats) -> MountState {
     if worker.drain.is_draining() {
         MountState::Draining
+    } else if !worker.connected.load(Ordering::Relaxed) {
+        MountState::Offline
+    } else if stats.degraded_since.is_some() {
+        MountState::Degraded
     } else if worker.config.files.read_only {
         MountState::ReadOnly
     } else {

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use super::file::{DirtyFile, Step};
 use super::{Published, WriteError};
+use crate::base::caller::wait;
 use crate::base::time::now;
 use crate::base::{ByteRange, ETag, ObjectKey};
 use crate::spill::{HeaderRecord, Phase, SessionDir, SpillError, Times};
@@ -44,6 +45,9 @@ impl DirtyFile {
             state.changed = true;
             if size > state.plan.size_max() {
                 return Err(WriteError::TooLarge);
+            }
+            if state.is_cut_away(size) {
+                return Ok(Step::Checkpoint);
             }
             let at = now();
             (state.last_write, state.last_change) = (at, at);
@@ -117,7 +121,29 @@ impl DirtyFile {
         {
             let mut state = self.state.lock();
             state.record.phase = Phase::Synced;
+            state.closed_locally = false;
             (state.record.size, state.record.pieces) = (None, Vec::new());
+        }
+        self.rewrite_record()
+    }
+
+    /// A time that was set holds until the bytes change, also for whoever reads the session file.
+    pub(super) fn forget_set_time(&self) -> Result<(), WriteError> {
+        let is_set = |file: &Self| {
+            let state = file.state.lock();
+            state.record.times.mtime.is_some() && !state.gated && !state.ended && state.retired.is_none()
+        };
+        if !is_set(self) {
+            return Ok(());
+        }
+        let _structure = self.structure.lock();
+        if !is_set(self) {
+            return Ok(());
+        }
+        {
+            let mut state = self.state.lock();
+            state.record.times.mtime = None;
+            state.last_write = now();
         }
         self.rewrite_record()
     }
@@ -137,7 +163,7 @@ impl DirtyFile {
             state.record.times = times;
             state.last_change = now();
         }
-        self.rewrite_record()
+        self.rewrite_promise()
     }
 
     /// The attributes that will be published with the file.
@@ -153,13 +179,28 @@ impl DirtyFile {
 
     /// Notes that a writer appends: what it wrote is published even if that writer is killed.
     pub fn mark_append(&self) {
+        if self.state.lock().record.append {
+            return;
+        }
+        let _structure = self.structure.lock();
         self.state.lock().record.append = true;
+        if let Err(error) = self.rewrite_record() {
+            log::error!("{}: {error}", self.name());
+        }
     }
 
     /// Notes that a writer was killed. Whether the release that follows must keep the session unpublished.
     pub fn mark_killed(&self) -> bool {
         let mut state = self.state.lock();
         state.killed = !state.record.append && !state.record.phase.is_promised();
+        state.killed
+    }
+
+    /// The same for a writer whose close was interrupted.
+    pub fn mark_interrupted(&self) -> bool {
+        let mut state = self.state.lock();
+        let promised = state.was_promised || state.record.phase == Phase::Synced;
+        state.killed = !state.record.append && !promised && state.retired.is_none();
         state.killed
     }
 
@@ -202,8 +243,39 @@ impl DirtyFile {
     /// # Errors
     /// `Retired` where it was published meanwhile: then the object must be renamed.
     pub async fn rename(&self, key: ObjectKey, object: Option<Rekeyed>) -> Result<(), WriteError> {
-        let _one = self.publishing.lock().await;
+        let _one = wait(self.publishing.lock()).await?;
         self.detach(Some(key), object)
+    }
+
+    /// An object has been copied by our own doing: where the file edits or replaces it, it goes along.
+    pub fn follow(&self, object: &Rekeyed) {
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            let edits = state.record.base.as_ref().is_some_and(|base| base.etag == object.before);
+            if !edits && state.record.replaces.as_ref() != Some(&object.before) {
+                return;
+            }
+            state.record.follow(&object.before, &object.key, &object.after);
+        }
+        if let Err(error) = self.rewrite_promise() {
+            log::error!("{}: {error}", self.name());
+        }
+    }
+
+    /// Gives a file that stands in the bucket nowhere yet another name, where it is to replace `over` in the end.
+    ///
+    /// # Errors
+    /// As for [`Self::rename`].
+    pub async fn rename_over(&self, key: ObjectKey, over: Option<ETag>) -> Result<(), WriteError> {
+        let _one = self.publishing.lock().await;
+        {
+            let mut state = self.state.lock();
+            if state.retired.is_none() && !state.ended {
+                state.record.replaces = over;
+            }
+        }
+        self.detach(Some(key), None)
     }
 
     /// Takes the file's name away: it lives on, locally, until it is discarded. `kept` is a copy of the object that
@@ -212,7 +284,7 @@ impl DirtyFile {
     /// # Errors
     /// `Retired` where it was published meanwhile: then the object must be deleted.
     pub async fn unlink(&self, kept: Option<Rekeyed>) -> Result<(), WriteError> {
-        let _one = self.publishing.lock().await;
+        let _one = wait(self.publishing.lock()).await?;
         self.detach(None, kept)
     }
 
@@ -224,7 +296,12 @@ impl DirtyFile {
             if state.retired.is_some() || state.ended {
                 return Err(WriteError::Retired);
             }
-            transfer = state.let_go();
+            // One at a key of the program's own goes along.
+            transfer = if state.hidden { None } else { state.let_go() };
+            // What stands at another name is looked at by whoever gives it.
+            if state.record.key != key {
+                state.if_taken = None;
+            }
             state.record.key = key;
             if let Some(object) = object {
                 state.record.follow(&object.before, &object.key, &object.after);
@@ -237,7 +314,12 @@ impl DirtyFile {
         }
         self.give_up(transfer);
         self.changed.notify_waiters();
-        // Where the bytes were promised to survive power loss, so is the name.
+        self.rewrite_promise()
+    }
+
+    /// Writes the session file again: where the bytes were promised to survive power loss, so is what it says of name
+    /// and attributes. The caller holds `structure`.
+    fn rewrite_promise(&self) -> Result<(), WriteError> {
         let (dir, record) = {
             let state = self.state.lock();
             (state.dir.clone(), state.record.clone())
@@ -250,21 +332,28 @@ impl DirtyFile {
 
     /// Ends the session without publishing it; its bytes are gone. `Some` where it had been published already.
     pub async fn discard(&self) -> Result<Option<Published>, WriteError> {
-        let _one = self.publishing.lock().await;
-        let _structure = self.structure.lock();
-        let (dir, transfer) = {
-            let mut state = self.state.lock();
-            if state.retired.is_some() || state.ended {
-                return Ok(state.retired.clone());
+        let _one = wait(self.publishing.lock()).await?;
+        {
+            let _structure = self.structure.lock();
+            let (dir, transfer) = {
+                let mut state = self.state.lock();
+                if state.retired.is_some() || state.ended {
+                    return Ok(state.retired.clone());
+                }
+                state.ended = true;
+                (state.dir.clone(), state.let_go())
+            };
+            self.give_up(transfer);
+            if let Some(dir) = dir
+                && let Some(left) = self.end_folder(dir)?
+            {
+                self.engine.runtime().spawn(left.clear());
             }
-            state.ended = true;
-            (state.dir.clone(), state.let_go())
-        };
-        self.give_up(transfer);
-        if let Some(dir) = dir {
-            dir.discard()?;
         }
+        self.state.lock().give_back();
         self.engine.unregister(self.id());
+        // Where it was promised to survive power loss, so is its end.
+        self.engine.spill().settle_ends().await?;
         Ok(None)
     }
 
@@ -299,9 +388,18 @@ impl DirtyFile {
             state.record.phase = Phase::Kept(reason.to_owned());
             state.record.error = Some(reason.to_owned());
             (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
+            state.lease.leave_behind();
         }
         log::warn!("{}: not published, kept as session {}: {reason}", self.name(), self.id());
         self.rewrite_record()
+    }
+
+    /// As [`Self::keep`], where nobody waits to be told: who observes is.
+    pub(super) async fn keep_in_background(&self, reason: &str) {
+        match self.keep(reason).await {
+            Ok(()) => self.engine.tell(self.id(), None),
+            Err(error) => log::error!("{}: {error}", self.name()),
+        }
     }
 }
 
@@ -313,15 +411,24 @@ impl super::state::State {
         self.record.base_valid = self.record.base_valid.min(size);
         self.record.extent = size;
         self.touch(ByteRange::new(size, old));
-        self.copies.retain(|_, (range, _)| range.end <= size);
+        self.others.retain(|_, other| other.range.end <= size);
         let cut =
             void_pieces(self.plan.piece_size(), size, self.pieces.iter().map(|(index, piece)| (*index, piece.len)));
         for (index, left) in &cut {
             self.forget_open(*index);
             match self.pieces.get_mut(index) {
-                Some(piece) if *left > 0 => (piece.len, piece.running, piece.unsynced) = (*left, None, true),
-                _ => drop(self.pieces.remove(index)),
+                Some(piece) if *left > 0 => {
+                    (piece.running, piece.unsynced) = (None, true);
+                    self.set_len(*index, *left);
+                }
+                _ => self.remove_piece(*index),
             }
+        }
+        let plan = self.plan;
+        let is_inside = |part| plan.part_range(part).is_some_and(|range: ByteRange| range.start < size);
+        self.away.retain(|part| is_inside(*part));
+        if let Some(upload) = &mut self.record.upload {
+            upload.parts.retain(|part| is_inside(part.number));
         }
         cut
     }

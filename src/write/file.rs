@@ -12,9 +12,11 @@ use tokio::sync::Notify;
 
 use super::state::{Piece, Running, State};
 use super::{WriteEngine, WriteError};
+use crate::base::caller::wait;
 use crate::base::time::{micros, now};
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId};
-use crate::spill::{Base, Filling, HeaderRecord, Phase, SessionDir, SessionRecord, Times};
+use crate::oss::PutHeaders;
+use crate::spill::{Base, Filling, HeaderRecord, Lease, Phase, SessionDir, SessionRecord, Times};
 use crate::upload::{Plan, Transfer};
 
 /// How far a call that must not wait has come.
@@ -27,6 +29,12 @@ pub enum Step {
     Gated,
     /// Writes are under way: wait until none is.
     Busy,
+    /// Bytes that have left the disk are needed again.
+    Checkpoint,
+    /// The spill files have no room for so many bytes more; what was sent must leave the disk first.
+    NoRoom(u64),
+    /// The disk is full.
+    DiskFull,
 }
 
 /// Where the bytes of a range come from.
@@ -41,6 +49,8 @@ pub enum Segment {
     /// These bytes of the base.
     Base(ByteRange),
     Zeros(u64),
+    /// These bytes of the file, which only an upload has: they cannot be had as they are.
+    Away(ByteRange),
 }
 
 /// One write session.
@@ -62,11 +72,16 @@ pub struct DirtyFile {
 /// One spill file that a write goes to.
 struct Target {
     index: u64,
+    /// Where the spill file begins, in the file being written.
+    piece_start: u64,
     file: Arc<File>,
     /// The bytes, in the file being written.
     range: ByteRange,
     running: Option<Running>,
 }
+
+/// Where a write goes, and the room that was taken for it.
+type Begun = (Vec<Target>, Lease);
 
 impl DirtyFile {
     /// Begins a session that writes a file anew. `replaces` is the object that is known to stand at `key`.
@@ -113,7 +128,8 @@ impl DirtyFile {
         file
     }
 
-    pub(super) fn with_state(engine: &WriteEngine, state: State) -> Self {
+    pub(super) fn with_state(engine: &WriteEngine, mut state: State) -> Self {
+        state.lease = Lease::new(engine.spill().gauge(), state.lease.bytes());
         Self {
             engine: engine.clone(),
             id: state.record.id,
@@ -166,13 +182,20 @@ impl DirtyFile {
         self.state.lock().record.replaces.clone()
     }
 
-    /// Whether bytes of the object being edited are still part of the file.
+    /// Whether bytes of the object being edited, as other clients see it, are still needed from there.
     pub fn uses_base(&self) -> bool {
-        self.state.lock().uses_base()
+        let state = self.state.lock();
+        state.uses_base() && !state.record.is_base_hidden()
     }
 
-    /// The object being edited.
+    /// The object being edited, as other clients see it.
     pub fn base(&self) -> Option<Base> {
+        self.state.lock().record.visible_base().cloned()
+    }
+
+    /// The object whose bytes [`Segment::Base`] means: that one, or what the file was completed as meanwhile, at a
+    /// key of the program's own.
+    pub fn content_base(&self) -> Option<Base> {
         self.state.lock().record.base.clone()
     }
 
@@ -181,27 +204,46 @@ impl DirtyFile {
     /// # Errors
     /// `Retired`, `TooLarge`, or what the local disk answered; then some of the bytes may have been written.
     pub fn write(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<Step, WriteError> {
+        self.write_within(offset, data, false)
+    }
+
+    /// Writes into a session that nobody else knows yet, whatever `--spill-limit` says.
+    ///
+    /// # Errors
+    /// As for [`Self::write`]; ENOSPC on a full disk.
+    pub fn write_at_once(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), WriteError> {
+        match self.write_within(offset, data, true)? {
+            Step::Done => Ok(()),
+            step => Err(WriteError::Spill { message: format!("the disk: {step:?}"), errno: Some(libc::ENOSPC) }),
+        }
+    }
+
+    /// `over_limit`: whether it may take more of the disk than `--spill-limit` allows.
+    fn write_within(self: &Arc<Self>, offset: u64, data: &[u8], over_limit: bool) -> Result<Step, WriteError> {
         let range = ByteRange::at(offset, data.len() as u64);
         if range.is_empty() {
             return Ok(Step::Done);
         }
-        let targets = match self.begin_write(range, data)? {
-            Ok(targets) => targets,
-            Err(step) => return Ok(step),
+        let (targets, room) = match self.begin_write(range, data, over_limit) {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(step)) => return Ok(step),
+            Err(error) if error.is_disk_full() => return Ok(Step::DiskFull),
+            Err(error) => return Err(error),
         };
         let mut result = Ok(());
         let mut done = Vec::with_capacity(targets.len());
         for mut target in targets {
             if result.is_ok() {
-                result = target.write(data, range, &self.state);
-            } else {
-                target.running = None;
+                result = target.write(data, range);
             }
             done.push(target);
         }
-        let full = self.end_write(range, done, result.is_ok());
+        let full = self.end_write(range, done, room, result.is_ok());
         for number in full {
             self.send_in_background(number);
+        }
+        if matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOSPC)) {
+            return Ok(Step::DiskFull);
         }
         result.map(|()| Step::Done).map_err(|error| {
             let dir = self.state.lock().dir.clone();
@@ -210,21 +252,39 @@ impl DirtyFile {
         })
     }
 
-    fn begin_write(&self, range: ByteRange, data: &[u8]) -> Result<Result<Vec<Target>, Step>, WriteError> {
+    fn begin_write(&self, range: ByteRange, data: &[u8], over_limit: bool) -> Result<Result<Begun, Step>, WriteError> {
+        if let Some(begun) = self.begin_at_once(range, over_limit) {
+            return Ok(Ok(begun));
+        }
         if let Some(step) = self.enter(range.end)? {
             return Ok(Err(step));
         }
-        let targets = self.find_targets(range, data);
+        let targets = self.find_targets(range, data, over_limit);
         if !matches!(targets, Ok(Ok(_))) {
             self.leave();
         }
         targets
     }
 
+    /// Begins a write to spill files that are open already, with one look at the state: nearly every write is one.
+    fn begin_at_once(&self, range: ByteRange, over_limit: bool) -> Option<Begun> {
+        let mut state = self.state.lock();
+        let may_change = matches!(state.may_change(), Ok(None)) && !state.is_closed();
+        if !may_change || over_limit || range.end > state.plan.size_max() || state.is_any_away(range) {
+            return None;
+        }
+        let room = self.engine.spill().gauge().take(state.growth(range))?;
+        let targets = state.targets(range).ok()?;
+        state.in_flight += 1;
+        state.changed = true;
+        Some((targets, room))
+    }
+
     /// Counts a write as under way: until it leaves, the file is neither finished nor made shorter.
     fn enter(&self, end: u64) -> Result<Option<Step>, WriteError> {
         loop {
             self.reopen()?;
+            self.forget_set_time()?;
             let mut state = self.state.lock();
             if let Some(step) = state.may_change()? {
                 return Ok(Some(step));
@@ -252,12 +312,18 @@ impl DirtyFile {
         }
     }
 
-    fn find_targets(&self, range: ByteRange, data: &[u8]) -> Result<Result<Vec<Target>, Step>, WriteError> {
+    fn find_targets(&self, range: ByteRange, data: &[u8], over_limit: bool) -> Result<Result<Begun, Step>, WriteError> {
         loop {
             let missing = {
                 let mut state = self.state.lock();
+                if state.is_any_away(range) {
+                    return Ok(Err(Step::Checkpoint));
+                }
+                let (gauge, growth) = (self.engine.spill().gauge(), state.growth(range));
+                let room = if over_limit { Some(gauge.take_anyway(growth)) } else { gauge.take(growth) };
+                let Some(room) = room else { return Ok(Err(Step::NoRoom(growth))) };
                 match state.targets(range) {
-                    Ok(targets) => return Ok(Ok(targets)),
+                    Ok(targets) => return Ok(Ok((targets, room))),
                     Err(missing) => {
                         let fetch = missing.iter().find(|index| {
                             let remote = state.remote(**index);
@@ -295,8 +361,9 @@ impl DirtyFile {
         let file = Arc::new(dir.open_piece(index, true)?);
         let mut state = self.state.lock();
         state.remember_open(index, file);
-        let fresh = Piece { len: replaced.len(), unsynced: true, ..Piece::default() };
-        state.pieces.entry(index).or_insert(fresh);
+        if !state.pieces.contains_key(&index) {
+            state.add_piece(index, Piece { len: replaced.len(), unsynced: true, ..Piece::default() });
+        }
         Ok(())
     }
 
@@ -324,37 +391,51 @@ impl DirtyFile {
     }
 
     /// Takes note of what was written; tells which parts became full.
-    fn end_write(&self, range: ByteRange, targets: Vec<Target>, ok: bool) -> Vec<PartNumber> {
+    fn end_write(&self, range: ByteRange, targets: Vec<Target>, room: Lease, ok: bool) -> Vec<PartNumber> {
         let at = now();
         let mut state = self.state.lock();
+        let mut grown = 0;
         for target in targets {
-            let start = state.plan.piece_range(target.index).start;
-            if let Some(piece) = state.pieces.get_mut(&target.index) {
-                piece.end_write(target.running);
-                piece.unsynced = true;
-                piece.len = if ok {
-                    piece.len.max(target.range.end - start)
-                } else {
-                    // Part of it may have been written: ask the file.
-                    target.file.metadata().map_or(piece.len, |meta| meta.len())
-                };
-            }
+            let Some(piece) = state.pieces.get_mut(&target.index) else { continue };
+            piece.end_write(target.running);
+            piece.unsynced = true;
+            let before = piece.len;
+            piece.len = if ok {
+                before.max(target.range.end - target.piece_start)
+            } else {
+                // Part of it may have been written. What lies past the old end goes: a full disk needs the room.
+                if piece.writers == 0
+                    && let Err(error) = target.file.set_len(before)
+                {
+                    log::debug!("a spill file cannot be shortened: {error}");
+                }
+                target.file.metadata().map_or(before, |meta| meta.len().max(before))
+            };
+            grown += piece.len - before;
         }
+        state.lease.settle(room, grown);
         state.touch(range);
         let mut full = Vec::new();
         if ok {
             state.size = state.size.max(range.end);
             full = state.move_cursor(range);
+            if !full.is_empty() && state.transfer.is_none() {
+                state.hidden = self.engine.is_spill_small(state.record.piece_size);
+            }
         }
         (state.last_write, state.last_change) = (at, at);
         state.record.times.mtime = None;
+        state.in_flight -= 1;
+        let is_last = state.in_flight == 0;
         drop(state);
-        self.leave();
+        if is_last {
+            self.changed.notify_waiters();
+        }
         full
     }
 
     /// Sends a full part while the writing goes on. What fails here is sent again when the file is finished.
-    fn send_in_background(self: &Arc<Self>, number: PartNumber) {
+    pub(super) fn send_in_background(self: &Arc<Self>, number: PartNumber) {
         let file = self.clone();
         self.engine.0.runtime.spawn(async move {
             if let Err(error) = file.send_part(number).await {
@@ -371,8 +452,19 @@ impl DirtyFile {
     /// Where the bytes of `range` come from, in order; cut at the end of the file.
     ///
     /// # Errors
-    /// A spill file cannot be opened.
-    pub fn segments(&self, range: ByteRange) -> Result<Vec<Segment>, WriteError> {
+    /// A spill file cannot be opened, or bytes that have left the disk cannot be had back.
+    pub async fn segments(self: &Arc<Self>, range: ByteRange) -> Result<Vec<Segment>, WriteError> {
+        loop {
+            let segments = self.segments_here(range)?;
+            if !segments.iter().any(|segment| matches!(segment, Segment::Away(_))) {
+                return Ok(segments);
+            }
+            self.checkpoint().await?;
+        }
+    }
+
+    /// The same, without waiting: what has left the disk is told as such.
+    pub(super) fn segments_here(&self, range: ByteRange) -> Result<Vec<Segment>, WriteError> {
         let state = self.state.lock();
         let range = range.intersect(&ByteRange::new(0, state.size));
         let mut segments = Vec::new();
@@ -389,12 +481,20 @@ impl DirtyFile {
                 segments.push(Segment::Local { file, offset: want.start - piece.start, len: want.len() });
                 continue;
             }
+            if state.is_away(index) {
+                segments.push(Segment::Away(want));
+                continue;
+            }
             let from_base = want.intersect(&remote);
             if !from_base.is_empty() {
                 segments.push(Segment::Base(from_base));
             }
             if from_base.len() < want.len() {
-                segments.push(Segment::Zeros(want.len() - from_base.len()));
+                let zeros = want.len() - from_base.len();
+                match segments.last_mut() {
+                    Some(Segment::Zeros(len)) => *len += zeros,
+                    _ => segments.push(Segment::Zeros(zeros)),
+                }
             }
         }
         Ok(segments)
@@ -415,10 +515,15 @@ impl DirtyFile {
 
     /// Writes like [`Self::write`], waiting for whatever must be waited for.
     pub async fn write_waiting(self: &Arc<Self>, offset: u64, data: &[u8]) -> Result<(), WriteError> {
+        let mut over_limit = false;
         loop {
-            let step = self.write(offset, data)?;
-            if self.pass(step).await? {
-                return Ok(());
+            let step = self.write_within(offset, data, over_limit)?;
+            over_limit = false;
+            match step {
+                Step::NoRoom(bytes) => over_limit = !self.engine.make_room(bytes).await,
+                Step::DiskFull => self.engine.wait_for_disk().await?,
+                step if self.pass(step).await? => return Ok(()),
+                _ => {}
             }
         }
     }
@@ -428,24 +533,24 @@ impl DirtyFile {
         match step {
             Step::Done => return Ok(true),
             Step::Fetch(index) => self.fetch_piece(index).await?,
-            Step::Busy => self.wait_until(|state| (state.in_flight == 0).then_some(())).await,
-            Step::Gated => self.wait_until(|state| (!state.gated).then_some(())).await,
+            Step::Busy => wait(self.wait_until(|state| (state.in_flight == 0).then_some(()))).await?,
+            Step::Gated => wait(self.wait_until(|state| (!state.gated).then_some(()))).await?,
+            Step::Checkpoint => self.checkpoint().await?,
+            Step::NoRoom(bytes) => drop(wait(self.engine.make_room(bytes)).await?),
+            Step::DiskFull => wait(self.engine.wait_for_disk()).await??,
         }
         Ok(false)
     }
 }
 
 impl Target {
-    fn write(&mut self, data: &[u8], whole: ByteRange, state: &Mutex<State>) -> io::Result<()> {
-        let piece_start = { state.lock().plan.piece_range(self.index).start };
+    fn write(&mut self, data: &[u8], whole: ByteRange) -> io::Result<()> {
         let bytes = &data[(self.range.start - whole.start) as usize..(self.range.end - whole.start) as usize];
-        let written = self.file.write_all_at(bytes, self.range.start - piece_start);
-        match (&written, &mut self.running) {
-            (Ok(()), Some(running)) => {
-                running.crc.update(bytes);
-                running.upto += bytes.len() as u64;
-            }
-            _ => self.running = None,
+        let written = self.file.write_all_at(bytes, self.range.start - self.piece_start);
+        // What failed has changed nothing before its own start: a sum up to there still holds.
+        if let (Ok(()), Some(running)) = (&written, &mut self.running) {
+            running.crc.update(bytes);
+            running.upto += bytes.len() as u64;
         }
         written
     }
@@ -480,7 +585,7 @@ impl State {
                 Some(running) if running.upto == within => Some(running),
                 _ => None,
             };
-            targets.push(Target { index, file, range: part, running });
+            targets.push(Target { index, piece_start: piece_range.start, file, range: part, running });
         }
         Ok(targets)
     }
@@ -498,8 +603,12 @@ impl State {
     /// The transfer of this session; begun, in memory, the first time.
     pub(super) fn transfer(&mut self, engine: &WriteEngine) -> Option<Arc<Transfer>> {
         if self.transfer.is_none() {
-            let key = self.record.key.clone()?;
-            let headers = self.multipart_headers();
+            let key = match self.hidden {
+                true => engine.hidden_key(self.record.id, self.record.checkpoints)?,
+                false => self.record.key.clone()?,
+            };
+            let forbid_overwrite = self.if_taken.is_some() && !self.hidden;
+            let headers = PutHeaders { forbid_overwrite, ..self.multipart_headers() };
             let upload = engine.0.upload.clone();
             self.transfer = Some(Arc::new(Transfer::new(upload, self.record.id, key, headers, self.record.piece_size)));
         }

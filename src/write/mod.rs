@@ -7,15 +7,21 @@
 //! Two locks a file: `structure` is held over local disk calls that make, shorten or remove spill files; `state`
 //! is short, and never held over a disk or network call. Order: `structure` before `state`.
 
+mod background;
 mod change;
 mod fence;
 mod fetch;
 mod file;
+mod hidden;
+mod jobs;
+mod meet;
 mod publish;
 mod restore;
+mod room;
 mod sparse;
 mod state;
 mod status;
+mod zeros;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -29,8 +35,10 @@ pub use file::{DirtyFile, Segment, Step};
 pub use publish::{CONFLICT, Published};
 pub use restore::Restored;
 pub use sparse::Seek;
+pub use state::IfTaken;
 pub use status::FileStatus;
 
+use crate::base::caller::Cut;
 use crate::base::{ObjectKey, SessionId};
 use crate::oss;
 use crate::spill::{SpillError, SpillStore};
@@ -46,11 +54,40 @@ pub enum WriteError {
     TooLarge,
     #[error("{message}")]
     Spill { message: String, errno: Option<i32> },
+    /// The service has given up an upload that had the only copy of some of the file's bytes.
+    #[error("the service has removed an unfinished upload that held part of the file")]
+    Lost,
     /// Another client changed the object that is being edited.
     #[error("another client changed the object that is being edited")]
     Stale,
+    /// Whoever asked waits no more.
+    #[error(transparent)]
+    Cut(#[from] Cut),
+    /// Another client was first to create the file that had to be new.
+    #[error("another client has created it first")]
+    Taken,
     #[error(transparent)]
     Oss(#[from] oss::Error),
+}
+
+impl WriteError {
+    /// Whether another client's change is in the way: trying again is of no use.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Stale | Self::Taken)
+    }
+
+    pub(crate) fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Spill { errno: Some(libc::ENOSPC | libc::EDQUOT), .. })
+    }
+
+    /// Whether it was whoever asked that ended it.
+    pub fn is_interruption(&self) -> bool {
+        match self {
+            Self::Cut(cut) => *cut == Cut::Interrupted,
+            Self::Oss(error) => error.kind == oss::ErrorKind::Interrupted,
+            _ => false,
+        }
+    }
 }
 
 impl From<SpillError> for WriteError {
@@ -72,12 +109,18 @@ struct Engine {
     live: Mutex<BTreeMap<SessionId, Arc<DirtyFile>>>,
     observer: OnceLock<Observer>,
     fences: Arc<Fences>,
+    /// What the program's own keys begin with.
+    private: OnceLock<String>,
+    /// One at a time makes room.
+    pressing: tokio::sync::Mutex<()>,
+    queue: background::Queue,
 }
 
-/// Told of every publication, once the session is retired. No lock of this layer is held then.
+/// Told of every publication, once the session is retired, and of sessions that ended without one in the background.
+/// No lock of this layer is held then.
 pub struct Observer(Box<ObserverFn>);
 
-type ObserverFn = dyn Fn(SessionId, &Published) + Send + Sync;
+type ObserverFn = dyn Fn(SessionId, Option<&Published>) + Send + Sync;
 
 impl std::fmt::Debug for Observer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -88,8 +131,8 @@ impl std::fmt::Debug for Observer {
 impl WriteEngine {
     /// `part_size` is that of the mount, in bytes; `runtime` runs what is sent in the background.
     pub fn new(upload: UploadEngine, spill: SpillStore, part_size: u64, runtime: Handle) -> Self {
-        let (live, observer, fences) = Default::default();
-        Self(Arc::new(Engine { upload, spill, part_size, runtime, live, observer, fences }))
+        let (live, observer, fences, private, pressing, queue) = Default::default();
+        Self(Arc::new(Engine { upload, spill, part_size, runtime, live, observer, fences, private, pressing, queue }))
     }
 
     /// Sets who is told of publications; the first one stays.
@@ -99,7 +142,7 @@ impl WriteEngine {
         }
     }
 
-    fn tell(&self, session: SessionId, published: &Published) {
+    fn tell(&self, session: SessionId, published: Option<&Published>) {
         if let Some(observer) = self.0.observer.get() {
             observer.0(session, published);
         }
@@ -130,6 +173,15 @@ impl WriteEngine {
 
     pub(crate) fn runtime(&self) -> &Handle {
         &self.0.runtime
+    }
+
+    fn queue(&self) -> &background::Queue {
+        &self.0.queue
+    }
+
+    /// Sends what is closed and still waits for a better name: somebody waits for it.
+    pub fn hurry(&self) {
+        self.0.queue.hurry();
     }
 
     fn register(&self, file: &Arc<DirtyFile>) {

@@ -13,19 +13,28 @@ use super::WriteError;
 use super::fence::Change;
 use super::fetch::stale_if_changed;
 use super::file::DirtyFile;
-use super::state::{Job, State};
+use super::hidden::{Leftover, corrupt};
+use super::jobs::{Job, Other, Source};
+use super::state::State;
+use crate::base::caller::{Patience, inherit, interruptible, within};
+use crate::base::limits::GIB;
 use crate::base::time::{micros, now};
-use crate::base::{ByteRange, ETag, ObjectKey, PartNumber};
-use crate::oss::{CopyOptions, ErrorKind, PutHeaders};
-use crate::spill::{Phase, SpillBody};
-use crate::upload::{Finished, PartOutcome, Transfer};
+use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, crc64};
+use crate::oss::{CopyOptions, ErrorKind, Outcome, PutHeaders};
+use crate::spill::{Base, Phase, SpillBody};
+use crate::upload::{Finished, PartOutcome, Standing, Transfer, replace_headers, whole_crc};
 
 /// How fresh a look at the base must be to spare another before it is replaced.
 const BASE_FRESH: Duration = Duration::from_secs(1);
+/// Above this a copy that changes the storage class must be made in parts (OSS reference §7.8).
+const COPY_BYTES_MAX: u64 = GIB;
 /// Why an edit of an object that another client changed is kept.
 pub const CONFLICT: &str = "another client changed the object";
 /// The pause before a failed publication is tried again in the background, doubled up to the second.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+pub(super) const RETRY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How long a failing request is tried there: writers wait meanwhile, and there is always another time.
+const BACKGROUND_PATIENCE: Patience = Patience::Brief(Duration::from_secs(10));
 
 /// How long after a write any later one has another time on the local disk, with room to spare.
 const STABLE_AFTER: Duration = Duration::from_millis(30);
@@ -62,18 +71,38 @@ impl DirtyFile {
     /// # Errors
     /// The bytes are kept, and the session file says that they are to be published. `Stale`: another client
     /// changed the object that was edited.
-    /// Whoever asked may go away: it goes on to its end all the same, so that what the service did is known.
+    /// Whoever asked may go away, or be interrupted: it goes on to its end all the same, so that what the service did
+    /// is known.
     pub async fn publish(self: &Arc<Self>) -> Result<Published, WriteError> {
-        let file = self.clone();
-        let done = self.engine.runtime().spawn(async move { file.publish_to_the_end().await }).await;
-        done.unwrap_or_else(|error| {
-            Err(WriteError::Spill { message: format!("the process is ending: {error}"), errno: None })
-        })
+        self.publish_unless(|| false).await
+    }
+
+    /// The same for a writer that closes the file. When it is interrupted, and is not one whose bytes are published
+    /// whatever becomes of it, the publication ends too, and the release that follows keeps the session.
+    pub async fn publish_for_writer(self: &Arc<Self>) -> Result<Published, WriteError> {
+        self.publish_unless(|| self.mark_interrupted()).await
+    }
+
+    /// `gives_up` is asked when whoever waits is interrupted.
+    async fn publish_unless(self: &Arc<Self>, gives_up: impl FnOnce() -> bool) -> Result<Published, WriteError> {
+        let (file, caller) = (self.clone(), inherit());
+        let work = Box::pin(caller.clone().scope(async move { file.publish_to_the_end().await }));
+        match interruptible(self.engine.runtime().spawn(work)).await {
+            Ok(done) => done.unwrap_or_else(|error| {
+                Err(WriteError::Spill { message: format!("the process is ending: {error}"), errno: None })
+            }),
+            Err(cut) => {
+                if gives_up() {
+                    caller.interrupt();
+                }
+                Err(cut.into())
+            }
+        }
     }
 
     async fn publish_to_the_end(self: &Arc<Self>) -> Result<Published, WriteError> {
-        self.wait_until(|state| (!state.resuming).then_some(())).await;
-        let _entered = self.enter_publication().await;
+        interruptible(self.wait_until(|state| (!state.resuming).then_some(()))).await?;
+        let _entered = interruptible(self.enter_publication()).await?;
         {
             let state = self.state.lock();
             if let Some(published) = &state.retired {
@@ -86,13 +115,14 @@ impl DirtyFile {
         let result = self.publish_once().await;
         match &result {
             Ok(published) => log::debug!("{}: published, {} bytes", published.key, published.size),
+            Err(error) if error.is_interruption() => log::debug!("{}: {error}", self.name()),
             Err(error) => self.note_failure(error),
         }
         result
     }
 
     /// Waits for its turn, and until nobody moves the tree that the file is in.
-    async fn enter_publication(&self) -> (tokio::sync::MutexGuard<'_, ()>, Option<Change>) {
+    pub(super) async fn enter_publication(&self) -> (tokio::sync::MutexGuard<'_, ()>, Option<Change>) {
         loop {
             let one = self.publishing.lock().await;
             let Some(key) = self.key() else { return (one, None) };
@@ -106,7 +136,7 @@ impl DirtyFile {
         }
     }
 
-    async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
+    pub(super) async fn publish_once(self: &Arc<Self>) -> Result<Published, WriteError> {
         match self.try_publish().await {
             // The upload was lost on the way and let go of: the bytes are all here, so they go again, once.
             Err(WriteError::Oss(error)) if error.kind == ErrorKind::NoSuchUpload => self.try_publish().await,
@@ -117,19 +147,46 @@ impl DirtyFile {
     async fn try_publish(self: &Arc<Self>) -> Result<Published, WriteError> {
         self.move_base_along().await?;
         let by_parts = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
+            // What was not begun needs no detour.
+            state.hidden &= state.transfer.is_some();
             !state.is_small() && !state.is_copy()
         };
         if by_parts {
-            self.send_jobs().await?;
+            match self.send_jobs().await {
+                Err(error) if self.has_met(&error) => {}
+                other => other?,
+            }
         }
         let _gate = self.close_gate().await;
-        self.note_closing()?;
-        let is_copy = self.state.lock().is_copy();
-        if is_copy {
-            return self.finish_copy().await;
+        {
+            let _structure = self.structure.lock();
+            self.note_closing()?;
         }
-        if self.state.lock().is_small() { self.finish_small().await } else { self.finish_large().await }
+        let is_detour = {
+            let state = self.state.lock();
+            state.is_upload_hidden() && !state.is_small()
+        };
+        if is_detour {
+            self.complete_hidden().await?;
+        }
+        match self.finish().await {
+            Err(error) if self.has_met(&error) => self.meet().await,
+            other => other,
+        }
+    }
+
+    /// Sends what is missing, behind the gate.
+    pub(super) async fn finish(self: &Arc<Self>) -> Result<Published, WriteError> {
+        let (is_copy, is_small) = {
+            let state = self.state.lock();
+            (state.is_copy(), state.is_small())
+        };
+        match (is_copy, is_small) {
+            (true, _) => self.finish_copy().await,
+            (_, true) => self.finish_small().await,
+            _ => self.finish_large().await,
+        }
     }
 
     /// Holds writes back, and waits for those under way.
@@ -141,10 +198,11 @@ impl DirtyFile {
     }
 
     /// Says in the session file that the file is closed, what it looks like, and so that it must be published.
-    fn note_closing(&self) -> Result<(), WriteError> {
-        let _structure = self.structure.lock();
+    /// The caller holds `structure`.
+    pub(super) fn note_closing(&self) -> Result<(), WriteError> {
         {
             let mut state = self.state.lock();
+            state.was_promised |= state.record.phase.is_promised();
             state.record.phase = Phase::Closing;
             (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
         }
@@ -161,11 +219,11 @@ impl DirtyFile {
             self.fetch_piece(index).await?;
         }
         self.check_base().await?;
-        let (key, body, headers, transfer) = {
+        let (key, body, headers, transfer, must_be_new) = {
             let mut state = self.state.lock();
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
             let body = SpillBody::new(state.dir.clone(), state.record.piece_size, ByteRange::new(0, state.size));
-            (key, body, state.put_headers(), state.let_go())
+            (key, body, state.put_headers(), state.let_go(), state.if_taken.is_some())
         };
         self.give_up(transfer);
         if self.state.lock().uses_base() {
@@ -175,25 +233,50 @@ impl DirtyFile {
             })?;
             self.note_completing(Some(crc))?;
         }
-        let done = self.engine.upload().put(&key, body, &headers).await?;
+        let sent = PutHeaders { forbid_overwrite: must_be_new, ..headers.clone() };
+        let done = self.engine.upload().put(&key, body, &sent).await?;
         self.conclude(key, done, headers, State::put_headers).await
     }
 
     /// One CopyObject of another object, whole, with this file's own attributes.
     async fn finish_copy(self: &Arc<Self>) -> Result<Published, WriteError> {
-        let (key, base, headers, transfer) = {
+        let is_detour = self.state.lock().record.is_base_hidden();
+        if is_detour {
+            self.check_base().await?;
+        }
+        let (key, base, headers, transfer, forbid_overwrite) = {
             let mut state = self.state.lock();
             let base = state.record.base.clone().ok_or(WriteError::Retired)?;
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
-            (key, base, state.put_headers(), state.let_go())
+            (key, base, state.put_headers(), state.let_go(), state.if_taken.is_some())
         };
         self.give_up(transfer);
+        if base.size > COPY_BYTES_MAX && headers.storage_class.is_some() {
+            return self.finish_large().await;
+        }
+        if is_detour {
+            self.note_completing(base.crc64)?;
+        }
         let options =
-            CopyOptions { if_match: Some(base.etag.clone()), replace: Some(headers.clone()), ..CopyOptions::default() };
-        let client = self.engine.upload().client();
-        let receipt = client.copy_object(&base.key, &key, &options).await.map_err(stale_if_changed)?;
-        let crc64 = receipt.crc64.or(base.crc64);
-        let done = Finished { etag: receipt.etag, size: base.size, crc64, modified: receipt.last_modified };
+            CopyOptions { if_match: Some(base.etag.clone()), replace: Some(headers.clone()), forbid_overwrite };
+        let upload = self.engine.upload();
+        let done = match (upload.client().copy_object(&base.key, &key, &options).await, base.crc64) {
+            (Ok(receipt), Some(crc)) if receipt.crc64.is_some_and(|told| told != crc) => return Err(corrupt(&key)),
+            (Ok(receipt), crc) => {
+                let crc64 = receipt.crc64.or(crc);
+                Finished { etag: receipt.etag, size: base.size, crc64, modified: receipt.last_modified }
+            }
+            (Err(error), _) if error.kind == ErrorKind::TooLarge => {
+                log::debug!("{error}; copying it part by part");
+                return self.finish_large().await;
+            }
+            // Its reply was lost, and a repetition finds that a copy onto itself has changed the ETag.
+            (Err(error), Some(crc64)) if error.outcome == Outcome::Unknown => {
+                let settled = upload.settle(&key, base.size, crc64, &headers).await?;
+                settled.ok_or_else(|| stale_if_changed(error))?
+            }
+            (Err(error), _) => return Err(stale_if_changed(error)),
+        };
         self.conclude(key, done, headers, State::put_headers).await
     }
 
@@ -214,13 +297,17 @@ impl DirtyFile {
             }
             other => (transfer, other?),
         };
-        self.conclude(transfer.key().clone(), finished, transfer.headers().clone(), State::multipart_headers).await
+        let headers = PutHeaders { forbid_overwrite: false, ..transfer.headers().clone() };
+        self.conclude(transfer.key().clone(), finished, headers, State::multipart_headers).await
     }
 
     async fn complete(&self, transfer: &Transfer, parts: &[(PartNumber, PartOutcome)]) -> Result<Finished, WriteError> {
-        let crc = transfer.expected_crc(parts).await?;
+        let mut parts = parts.to_vec();
+        transfer.learn_sums(&mut parts).await?;
+        self.check_fetched(&parts)?;
+        let crc = whole_crc(&parts);
         self.note_completing(crc)?;
-        Ok(transfer.complete(parts, crc).await?)
+        Ok(transfer.complete(&parts, crc).await?)
     }
 
     /// Says in the session file of an edit what object is about to replace the one that is edited.
@@ -250,15 +337,14 @@ impl DirtyFile {
             other => other?,
         };
         let mut state = self.state.lock();
-        if let Some(base) = state.record.base.as_mut().filter(|_| found.crc64 == asked) {
-            (base.key, base.etag) = (key, found.etag);
-            state.base_seen = Some(Instant::now());
+        if found.crc64 == asked {
+            state.move_origin(key, found.etag);
         }
         Ok(())
     }
 
     /// The transfer and every part of the object, once all are on the service.
-    fn outcomes(&self) -> Option<Outcomes> {
+    pub(super) fn outcomes(&self) -> Option<Outcomes> {
         let state = self.state.lock();
         let jobs = state.jobs().ok()?;
         let parts = jobs.iter().map(|job| Some((job.number, state.outcome(job)?.clone())));
@@ -272,7 +358,7 @@ impl DirtyFile {
         self.engine.runtime().spawn(async move { transfer.abort().await });
     }
 
-    fn forget_upload(&self, transfer: &Arc<Transfer>) {
+    pub(super) fn forget_upload(&self, transfer: &Arc<Transfer>) {
         {
             let mut state = self.state.lock();
             if !state.owns(transfer) {
@@ -297,13 +383,15 @@ impl DirtyFile {
     ) -> Result<Published, WriteError> {
         let mut ours = true;
         loop {
-            if let Some(published) = self.retire(&key, &done, &headers, ours.then_some(wanted)) {
+            if let Some((published, left)) = self.retire(&key, &done, &headers, ours.then_some(wanted)) {
+                if let Some(left) = left {
+                    left.clear().await;
+                }
                 return Ok(published);
             }
             let now_wanted = wanted(&self.state.lock());
-            let (if_match, replace) = (Some(done.etag.clone()), Some(now_wanted.clone()));
-            let options = CopyOptions { if_match, replace, ..CopyOptions::default() };
-            match self.engine.upload().client().copy_object(&key, &key, &options).await {
+            let object = Standing { key: &key, etag: &done.etag, size: done.size, crc64: done.crc64 };
+            match replace_headers(self.engine.upload().client(), object, &now_wanted).await {
                 Ok(receipt) => {
                     done.modified = receipt.last_modified.or(done.modified);
                     (done.etag, headers) = (receipt.etag, now_wanted);
@@ -316,11 +404,11 @@ impl DirtyFile {
     }
 
     /// An edit must not replace a version of the object that it does not know.
-    async fn check_base(&self) -> Result<(), WriteError> {
+    pub(super) async fn check_base(&self) -> Result<(), WriteError> {
         let base = {
             let state = self.state.lock();
             let fresh = state.base_seen.is_some_and(|seen| seen.elapsed() < BASE_FRESH);
-            if fresh || !state.uses_base() { None } else { state.record.base.clone() }
+            state.record.visible_base().filter(|_| !fresh && state.uses_base()).cloned()
         };
         let Some(base) = base else { return Ok(()) };
         let meta = self.engine.upload().client().get_object_meta(&base.key).await.map_err(stale_if_changed)?;
@@ -333,7 +421,7 @@ impl DirtyFile {
     }
 
     /// Brings every part of the object to the service that is not there yet.
-    async fn send_jobs(self: &Arc<Self>) -> Result<(), WriteError> {
+    pub(super) async fn send_jobs(self: &Arc<Self>) -> Result<(), WriteError> {
         loop {
             let jobs = self.state.lock().jobs();
             let jobs = match jobs {
@@ -347,6 +435,15 @@ impl DirtyFile {
                 let state = self.state.lock();
                 jobs.into_iter().filter(|job| !state.is_done(job)).collect()
             };
+            if missing.iter().any(|job| self.state.lock().away.contains(&job.number)) {
+                return Err(WriteError::Lost);
+            }
+            let zeros = missing.iter().filter(|job| job.source == Source::Zeros).map(|job| job.range.len()).max();
+            if let Some(len) = zeros
+                && !self.prepare_zeros(len).await?
+            {
+                continue;
+            }
             // All of them run to their end: one that was dropped half-way would count as on its way for ever.
             let sent = join_all(missing.iter().map(|job| self.run(job))).await;
             sent.into_iter().collect::<Result<(), _>>()?;
@@ -359,51 +456,62 @@ impl DirtyFile {
     }
 
     async fn run(self: &Arc<Self>, job: &Job) -> Result<(), WriteError> {
-        if job.copy { self.copy_part(job).await } else { self.send_part(job.number).await }
+        match job.source {
+            Source::Local => self.send_part(job.number).await,
+            _ => self.send_other(job).await,
+        }
     }
 
-    async fn copy_part(&self, job: &Job) -> Result<(), WriteError> {
-        let (transfer, base) = {
-            let mut state = self.state.lock();
-            let base = state.record.base.clone().ok_or(WriteError::Retired)?;
-            (state.transfer(&self.engine).ok_or(WriteError::Retired)?, base)
-        };
-        let copied = transfer.copy_part(job.number, &base.key, job.range, &base.etag).await;
-        let outcome = match copied {
-            Err(error) if error.kind == ErrorKind::NoSuchUpload => return Err(self.lost_upload(&transfer, error)),
-            other => other.map_err(stale_if_changed)?,
+    /// Brings what is no part of the plan to the service: a copy, or a slice of a part.
+    async fn send_other(&self, job: &Job) -> Result<(), WriteError> {
+        // One thing at a time under one number: which of two came last, nobody could tell.
+        let work = self.wait_until(|state| state.take_other(job, &self.engine)).await;
+        let Some((transfer, from)) = work else { return Err(WriteError::Retired) };
+        let sent = match from {
+            From::Copy(base, range) => transfer.copy_part(job.number, &base.key, range, &base.etag).await,
+            From::Slice(generation, body) => transfer.send_part(job.number, generation, body).await,
         };
         let owned = {
             let mut state = self.state.lock();
             let owned = state.owns(&transfer);
             if owned {
-                state.copies.insert(job.number, (job.range, outcome));
+                state.copying.remove(&job.number);
+                if let Ok(outcome) = &sent {
+                    state.note_other(job, outcome.clone());
+                }
             }
             owned
         };
+        self.changed.notify_waiters();
         if !owned {
             transfer.abort().await;
+            return Ok(());
         }
-        Ok(())
+        match sent {
+            Err(error) if error.kind == ErrorKind::NoSuchUpload => Err(self.lost_upload(&transfer, error)),
+            Err(error) if job.source == Source::Base => Err(stale_if_changed(error)),
+            Err(error) if job.source == Source::Zeros => {
+                self.state.lock().zeros = None;
+                Err(error.into())
+            }
+            other => Ok(other.map(drop)?),
+        }
     }
 
     /// Sends a part as it is now, unless that was done; waits where it is on its way.
     pub(super) async fn send_part(self: &Arc<Self>, number: PartNumber) -> Result<(), WriteError> {
-        let work = self.wait_until(|state| state.take_part(number, &self.engine)).await;
+        let work = interruptible(self.wait_until(|state| state.take_part(number, &self.engine))).await?;
         let Some((generation, transfer, body)) = work else { return Ok(()) };
         let sent = transfer.send_part(number, generation, body).await;
         let result = {
             let mut state = self.state.lock();
-            state.owns(&transfer).then(|| {
-                let part = state.parts.entry(number).or_default();
-                part.sending = None;
-                sent.map(|outcome| part.sent = Some((generation, outcome)))
-            })
+            state.owns(&transfer).then(|| state.note_part(number, generation, sent))
         };
         self.changed.notify_waiters();
         if let Some(Ok(())) = &result {
             self.note_when_stable(transfer.clone(), number, generation);
         }
+        self.engine.spill().gauge().nudge();
         let Some(result) = result else {
             // Given up meanwhile. This part may have begun the upload, or landed, after that was aborted.
             transfer.abort().await;
@@ -450,7 +558,11 @@ impl DirtyFile {
     }
 
     /// An upload that vanished is begun anew by whoever tries again.
-    fn lost_upload(&self, transfer: &Arc<Transfer>, error: crate::oss::Error) -> WriteError {
+    pub(super) fn lost_upload(&self, transfer: &Arc<Transfer>, error: crate::oss::Error) -> WriteError {
+        if !self.state.lock().away.is_empty() {
+            log::error!("{error}");
+            return WriteError::Lost;
+        }
         log::warn!("{error}; the upload is begun anew");
         self.forget_upload(transfer);
         error.into()
@@ -464,10 +576,11 @@ impl DirtyFile {
         done: &Finished,
         headers: &PutHeaders,
         wanted: Option<fn(&State) -> PutHeaders>,
-    ) -> Option<Published> {
+    ) -> Option<(Published, Option<Leftover>)> {
         let Finished { etag, size, crc64, modified } = done.clone();
         let at = modified.unwrap_or_else(now);
         let published = Published { key: key.clone(), etag, size, crc64, headers: headers.clone(), at };
+        let left;
         {
             let _structure = self.structure.lock();
             let (dir, transfer) = {
@@ -480,13 +593,15 @@ impl DirtyFile {
             };
             self.give_up(transfer);
             // The object stands: a folder that cannot be moved is settled by the next replay, not by an error.
-            if let Some(Err(error)) = dir.map(|dir| dir.discard()) {
+            left = dir.map_or(Ok(None), |dir| self.end_folder(dir)).unwrap_or_else(|error| {
                 log::error!("{error}; the next mount will find the file published already");
-            }
+                None
+            });
+            self.state.lock().give_back();
         }
         self.engine.unregister(self.id());
-        self.engine.tell(self.id(), &published);
-        Some(published)
+        self.engine.tell(self.id(), Some(&published));
+        Some((published, left))
     }
 
     fn note_failure(&self, error: &WriteError) {
@@ -495,7 +610,7 @@ impl DirtyFile {
         {
             let mut state = self.state.lock();
             state.record.error = Some(error.to_string());
-            if !matches!(error, WriteError::Stale) {
+            if !error.is_conflict() {
                 state.promise();
             }
         }
@@ -527,14 +642,22 @@ impl DirtyFile {
         let file = self.clone();
         self.engine.runtime().spawn(async move {
             let mut pause = pause;
+            let client = file.engine.upload().client();
             loop {
-                tokio::time::sleep(pause).await;
-                match file.publish().await {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = client.recovered() => {}
+                }
+                // Not while it is being published: writers would wait, and need not.
+                client.reachable().await;
+                match within(BACKGROUND_PATIENCE, file.publish()).await {
                     Ok(_) | Err(WriteError::Retired) => break,
-                    Err(WriteError::Stale) => {
-                        if let Err(error) = file.keep(CONFLICT).await {
-                            log::error!("{}: {error}", file.name());
-                        }
+                    Err(error) if error.is_conflict() => {
+                        file.keep_in_background(CONFLICT).await;
+                        break;
+                    }
+                    Err(error @ WriteError::Lost) => {
+                        file.keep_in_background(&error.to_string()).await;
                         break;
                     }
                     Err(_) => pause = (pause * 2).clamp(RETRY_PAUSE.0, RETRY_PAUSE.1),
@@ -545,7 +668,58 @@ impl DirtyFile {
     }
 }
 
+/// Where the bytes of a copy or a slice are.
+enum From {
+    Copy(Base, ByteRange),
+    Slice(u64, SpillBody),
+}
+
 impl State {
+    /// The work of [`DirtyFile::send_other`]: `None` while something else is on its way under the number.
+    fn take_other(&mut self, job: &Job, engine: &super::WriteEngine) -> Option<Option<(Arc<Transfer>, From)>> {
+        let busy = self.parts.get(&job.number).is_some_and(|part| part.sending.is_some());
+        if self.retired.is_some() || self.ended {
+            return Some(None);
+        }
+        if busy || self.copying.contains(&job.number) {
+            return None;
+        }
+        let from = match job.source {
+            Source::Base => self.record.base.clone().map(|base| From::Copy(base, job.range)),
+            Source::Zeros => self.zeros.clone().map(|zeros| From::Copy(zeros, ByteRange::new(0, job.range.len()))),
+            Source::Slice(generation) => {
+                Some(From::Slice(generation, SpillBody::new(self.dir.clone(), self.record.piece_size, job.range)))
+            }
+            Source::Local => None,
+        };
+        let Some((from, transfer)) = from.zip(self.transfer(engine)) else { return Some(None) };
+        self.copying.insert(job.number);
+        Some(Some((transfer, from)))
+    }
+
+    fn note_part(
+        &mut self,
+        number: PartNumber,
+        generation: u64,
+        sent: Result<PartOutcome, crate::oss::Error>,
+    ) -> Result<(), crate::oss::Error> {
+        let part = self.parts.entry(number).or_default();
+        part.sending = None;
+        part.sent = Some((generation, sent?));
+        self.others.remove(&number);
+        Ok(())
+    }
+
+    fn note_other(&mut self, job: &Job, mut outcome: PartOutcome) {
+        if job.source == Source::Zeros {
+            outcome.crc64 = Some(crc64::zeros(job.range.len()));
+        }
+        if let Some(part) = self.parts.get_mut(&job.number) {
+            part.sent = None;
+        }
+        self.others.insert(job.number, Other { range: job.range, source: job.source, outcome });
+    }
+
     /// Whether one PUT does it: no larger than a piece, and no part is on the service yet.
     fn is_small(&self) -> bool {
         let begun = self.transfer.as_ref().is_some_and(|transfer| transfer.id().is_some());
@@ -575,7 +749,7 @@ impl State {
         if self.retired.is_some() || self.ended || self.resuming {
             return Some(None);
         }
-        if self.parts.entry(number).or_default().sending.is_some() {
+        if self.copying.contains(&number) || self.parts.entry(number).or_default().sending.is_some() {
             return None;
         }
         let Some(generation) = self.due(number, range.len()).filter(|_| !range.is_empty()) else { return Some(None) };

@@ -6,8 +6,10 @@ use std::time::SystemTime;
 
 use super::change::{apply_cut, void_pieces};
 use super::file::DirtyFile;
+use super::jobs::Source;
 use super::state::{Piece, State};
 use super::{WriteEngine, WriteError};
+use crate::base::crc64::combine;
 use crate::base::time::micros;
 use crate::base::{ByteRange, ObjectKey, PartNumber};
 use crate::journal::{KnownUpload, PartRecord, UploadRecord};
@@ -35,7 +37,11 @@ impl Restored {
             record.cut = None;
             dir.write_record(&record, false)?;
         }
-        let pieces = dir.pieces()?;
+        let mut pieces = dir.pieces()?;
+        // Parts that were about to leave: the upload has them, and they are not looked at again.
+        for (index, ..) in pieces.extract_if(.., |(index, ..)| is_away(&record, *index)) {
+            dir.remove_piece(index)?;
+        }
         Ok(Self { dir, record, pieces })
     }
 
@@ -65,18 +71,45 @@ impl Restored {
         Ok(None)
     }
 
-    /// Whether no byte of the file would have to come from the object it edits.
+    /// Whether no byte of the file would have to come from the object it edits, as other clients see it.
     pub fn is_whole(&self) -> bool {
         let pieces = self.record.base_valid.div_ceil(self.record.piece_size);
-        (0..pieces).all(|index| self.pieces.iter().any(|(local, ..)| *local == index))
+        let is_local = |index: u64| self.pieces.iter().any(|(local, ..)| *local == index);
+        self.record.is_base_hidden() || (0..pieces).all(|index| is_local(index) || is_away(&self.record, index))
     }
 
-    /// The CRC64 of the whole file: of its spill files, or what was noted when it was about to be completed.
+    /// The CRC64 of the whole file, where it is known: of its spill files and of what only the service has, or what
+    /// was noted when it was about to be completed.
     pub fn final_sum(&self) -> Result<Option<u64>, WriteError> {
-        if self.is_whole() {
+        match self.whole_sum()? {
+            Some(sum) => Ok(Some(sum)),
+            None => Ok(self.record.completing.filter(|_| self.record.phase == Phase::Completing)),
+        }
+    }
+
+    fn whole_sum(&self) -> Result<Option<u64>, WriteError> {
+        let record = &self.record;
+        if let Some(base) = record.base.as_ref().filter(|base| record.owns(&base.key)) {
+            let untouched = self.pieces.is_empty() && base.size == self.size() && record.base_valid == base.size;
+            return Ok(base.crc64.filter(|_| untouched));
+        }
+        if !self.is_whole() {
+            return Ok(None);
+        }
+        if record.upload.is_none() {
             return self.sum(ByteRange::new(0, self.size())).map(Some);
         }
-        Ok(self.record.completing.filter(|_| self.record.phase == Phase::Completing))
+        let mut whole = 0;
+        for (number, range) in plan_of(record).parts(self.size()) {
+            let held = record.held(number);
+            let part = match held {
+                Some(held) => held.crc64,
+                None => Some(self.sum(range)?),
+            };
+            let Some(part) = part else { return Ok(None) };
+            whole = combine(whole, part, range.len());
+        }
+        Ok(Some(whole))
     }
 
     /// When any spill file of a range was last written, in microseconds since the epoch.
@@ -100,14 +133,16 @@ impl Restored {
 impl DirtyFile {
     /// Takes a session up again: its spill files stand, and nothing is known yet of what was sent of it.
     pub fn restore(engine: &WriteEngine, restored: &Restored) -> Arc<Self> {
-        let base_size = restored.record.base.as_ref().map_or(0, |base| base.size);
-        let plan = Plan::with_piece_size(restored.record.piece_size, base_size);
+        let plan = plan_of(&restored.record);
         let written = restored.pieces.iter().map(|(.., at)| *at).max().unwrap_or(SystemTime::UNIX_EPOCH);
         let mut state = State::new(restored.record.clone(), plan, written);
         state.size = restored.size();
         state.dir = Some(restored.dir.clone());
         for (index, len, _) in &restored.pieces {
-            state.pieces.insert(*index, Piece { len: *len, unsynced: true, ..Piece::default() });
+            state.add_piece(*index, Piece { len: *len, unsynced: true, ..Piece::default() });
+        }
+        if let Some(held) = &restored.record.upload {
+            state.hold(engine, held);
         }
         let file = Arc::new(Self::with_state(engine, state));
         engine.register(&file);
@@ -143,6 +178,18 @@ impl DirtyFile {
             Err(error) if error.kind == ErrorKind::NoSuchUpload => return Ok(0),
             other => other?,
         };
+        self.take_over(restored, Some(transfer), records, told)
+    }
+
+    /// Takes the service's word for parts whose bytes are those of the spill files. Returns how many. `transfer` is
+    /// the upload that has them, unless the file holds it already; `records` is what the journal knows of them.
+    pub(super) fn take_over(
+        &self,
+        restored: &Restored,
+        transfer: Option<Arc<Transfer>>,
+        records: &[(PartNumber, PartRecord)],
+        told: Vec<PartInfo>,
+    ) -> Result<usize, WriteError> {
         // Read before the bytes are: what is written meanwhile makes a part newer than what is found here.
         let generations: BTreeMap<PartNumber, u64> =
             self.state.lock().parts.iter().map(|(number, part)| (*number, part.generation)).collect();
@@ -155,12 +202,15 @@ impl DirtyFile {
         }
         let found = good.len();
         let mut state = self.state.lock();
-        if state.transfer.is_some() {
-            drop(state);
-            self.give_up(Some(transfer));
-            return Ok(0);
+        if let Some(transfer) = transfer {
+            if state.transfer.is_some() {
+                drop(state);
+                self.give_up(Some(transfer));
+                return Ok(0);
+            }
+            state.hidden = state.record.owns(transfer.key());
+            state.transfer = Some(transfer);
         }
-        state.transfer = Some(transfer);
         for (number, outcome) in good {
             let generation = generations.get(&number).copied().unwrap_or_default();
             state.parts.entry(number).or_default().sent = Some((generation, outcome));
@@ -171,7 +221,8 @@ impl DirtyFile {
     /// Whether an upload was begun under this file's name, and is cut as the file is.
     fn is_usable(&self, upload: &UploadRecord) -> bool {
         let state = self.state.lock();
-        state.record.key.as_ref() == Some(&upload.key) && upload.part_size == state.record.piece_size
+        let ours = state.record.key.as_ref() == Some(&upload.key) || state.record.owns(&upload.key);
+        ours && upload.part_size == state.record.piece_size
     }
 
     /// What the service has of a part, if that is what the spill files hold.
@@ -210,7 +261,9 @@ impl DirtyFile {
         let (etag, modified) = (found.etag.clone(), Some(found.last_modified));
         let done = Finished { etag, size: found.size, crc64: found.crc64, modified };
         if has_headers(&found.headers, &wanted) {
-            self.retire(&key, &done, &found.headers, None);
+            if let Some((_, Some(left))) = self.retire(&key, &done, &found.headers, None) {
+                left.clear().await;
+            }
             return Ok(());
         }
         self.conclude(key, done, found.headers.clone(), State::multipart_headers).await.map(drop)
@@ -225,9 +278,11 @@ impl DirtyFile {
         let _one = self.publishing.lock().await;
         {
             let mut state = self.state.lock();
-            state.record.extent = state.size;
-            state.record.base_valid = 0;
-            (state.record.base, state.record.replaces) = (None, None);
+            if !state.record.is_base_hidden() {
+                state.record.extent = state.size;
+                (state.record.base, state.record.base_valid) = (None, 0);
+            }
+            (state.record.origin, state.record.replaces) = (None, None);
         }
         self.detach(Some(name), None)
     }
@@ -236,7 +291,10 @@ impl DirtyFile {
     fn local_part(&self, number: PartNumber) -> Option<ByteRange> {
         let state = self.state.lock();
         let jobs = state.jobs().ok()?;
-        jobs.iter().find(|job| job.number == number && !job.copy).map(|job| job.range)
+        let is_local = |job: &&super::jobs::Job| {
+            job.number == number && job.source == Source::Local && !state.away.contains(&number)
+        };
+        jobs.iter().find(is_local).map(|job| job.range)
     }
 }
 
@@ -255,4 +313,14 @@ fn has_headers(found: &PutHeaders, wanted: &PutHeaders) -> bool {
         && is_met(&found.content_disposition, &wanted.content_disposition)
         && is_met(&found.content_encoding, &wanted.content_encoding)
         && is_met(&found.expires, &wanted.expires)
+}
+
+/// Whether a piece has left the disk with its part.
+fn is_away(record: &SessionRecord, index: u64) -> bool {
+    let plan = plan_of(record);
+    plan.part_at(plan.piece_range(index).start).is_some_and(|part| record.held(part).is_some())
+}
+
+fn plan_of(record: &SessionRecord) -> Plan {
+    Plan::with_piece_size(record.piece_size, record.base.as_ref().map_or(0, |base| base.size))
 }

@@ -23,25 +23,31 @@ impl DirtyFile {
     /// Makes a range read as zeros, inside the file as it is: its size stays.
     pub async fn zero_waiting(self: &Arc<Self>, range: ByteRange) -> Result<(), WriteError> {
         let range = range.intersect(&ByteRange::new(0, self.size()));
-        let (pieces, plan) = {
-            let state = self.state.lock();
-            (state.plan.pieces_in(range), state.plan)
-        };
-        for index in pieces {
+        let mut at = range.start;
+        while at < range.end {
+            // Looked at each time: the pieces change where the file is completed at a key of the program's own.
+            let plan = self.state.lock().plan;
+            let index = plan.piece_at(at);
             let piece = plan.piece_range(index);
-            let part = piece.intersect(&range);
+            let part = piece.intersect(&ByteRange::new(at, range.end));
             if part == piece {
-                self.zero_piece(index).await?;
+                self.reopen()?;
+                self.forget_set_time()?;
+                let step = self.try_zero_piece(index)?;
+                if !self.pass(step).await? {
+                    continue;
+                }
             } else if !self.is_hole(index) {
                 self.write_zeros(part).await?;
             }
+            at = part.end;
         }
         Ok(())
     }
 
     fn is_hole(&self, index: u64) -> bool {
         let state = self.state.lock();
-        !state.pieces.contains_key(&index) && state.remote(index).is_empty()
+        !state.pieces.contains_key(&index) && !state.is_away(index) && state.remote(index).is_empty()
     }
 
     async fn write_zeros(self: &Arc<Self>, range: ByteRange) -> Result<(), WriteError> {
@@ -56,16 +62,6 @@ impl DirtyFile {
     }
 
     /// A whole piece of zeros is an empty spill file: one step on the disk, whatever stood there.
-    async fn zero_piece(self: &Arc<Self>, index: u64) -> Result<(), WriteError> {
-        loop {
-            self.reopen()?;
-            let step = self.try_zero_piece(index)?;
-            if self.pass(step).await? {
-                return Ok(());
-            }
-        }
-    }
-
     fn try_zero_piece(&self, index: u64) -> Result<Step, WriteError> {
         let _structure = self.structure.lock();
         if let Some(step) = self.state.lock().may_change()? {
@@ -73,6 +69,9 @@ impl DirtyFile {
         }
         if self.is_hole(index) {
             return Ok(Step::Done);
+        }
+        if self.state.lock().is_away(index) {
+            return Ok(Step::Checkpoint);
         }
         let dir = self.ensure_dir()?;
         // The size must not hang on the length of the spill file.
@@ -87,7 +86,7 @@ impl DirtyFile {
         emptied.map_err(|source| SpillError::Io { path, source })?;
         let mut state = self.state.lock();
         state.forget_open(index);
-        state.pieces.insert(index, Piece { unsynced: true, ..Piece::default() });
+        state.add_piece(index, Piece { unsynced: true, ..Piece::default() });
         state.touch(range.intersect(&ByteRange::new(0, size)));
         (state.last_write, state.last_change) = (now(), now());
         state.record.times.mtime = None;
@@ -104,10 +103,10 @@ impl DirtyFile {
             return Ok(None);
         }
         let mut at = offset;
-        for segment in self.segments(ByteRange::new(offset, size))? {
+        for segment in self.segments_here(ByteRange::new(offset, size))? {
             let (found, len) = match segment {
                 Segment::Local { file, offset, len } => (seek_in(&file, offset, len, what), len),
-                Segment::Base(range) => ((what == Seek::Data).then_some(0), range.len()),
+                Segment::Base(range) | Segment::Away(range) => ((what == Seek::Data).then_some(0), range.len()),
                 Segment::Zeros(len) => ((what == Seek::Hole).then_some(0), len),
             };
             if let Some(within) = found {
@@ -145,7 +144,8 @@ impl DirtyFile {
 
 impl State {
     fn can_adopt(&self, source: &Base, range: ByteRange) -> bool {
-        let untouched = self.pieces.is_empty() && self.transfer.is_none() && self.in_flight == 0;
+        let untouched =
+            self.pieces.is_empty() && self.away.is_empty() && self.transfer.is_none() && self.in_flight == 0;
         let next = range.start == self.size && range.end <= source.size && !range.is_empty();
         let same = match &self.record.base {
             None => self.size == 0 && self.record.extent == 0,
@@ -157,6 +157,7 @@ impl State {
     /// Whether the file is nothing but another object, whole.
     pub(super) fn is_copy(&self) -> bool {
         self.pieces.is_empty()
+            && self.away.is_empty()
             && self.record.base.as_ref().is_some_and(|base| {
                 self.size == base.size
                     && self.record.base_valid == base.size

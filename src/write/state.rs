@@ -1,22 +1,33 @@
 //! What a session knows of itself in memory, and the decisions that follow from it without I/O.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::base::crc64::Crc64;
-use crate::base::limits::{FUSE_WRITE_MAX, PART_BYTES_MAX, PART_BYTES_MIN};
+use crate::base::limits::{FUSE_WRITE_MAX, PART_BYTES_MIN};
 use crate::base::posix::Attributes;
 use crate::base::{ByteRange, PartNumber};
 use crate::oss::PutHeaders;
-use crate::spill::{PieceNote, SessionDir, SessionRecord};
+use crate::spill::{Base, Lease, PieceNote, SessionDir, SessionRecord};
 use crate::upload::{PartOutcome, Plan, Transfer, headers_of};
 
 use super::Published;
+use super::jobs::Other;
 
 /// Spill files of one session that are held open for writing: as many as the largest write can touch.
 const OPEN_PIECES_MAX: usize = (FUSE_WRITE_MAX as u64 / PART_BYTES_MIN + 2) as usize;
+
+/// What becomes of a new file at whose name another client has put an object meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfTaken {
+    /// It must be new (`O_EXCL`): its publication fails.
+    Fail,
+    /// It was opened to go on with what is there: what was appended goes behind the object, a file that was not
+    /// written at all is that object. What was written from the start on replaces it.
+    Join,
+}
 
 /// A running sum of a piece that is written from its start on.
 #[derive(Debug, Clone, Default)]
@@ -64,15 +75,6 @@ pub(super) struct Part {
     pub(super) sent: Option<(u64, PartOutcome)>,
 }
 
-/// One part of the object to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Job {
-    pub(super) number: PartNumber,
-    pub(super) range: ByteRange,
-    /// A run of the base that nobody touched.
-    pub(super) copy: bool,
-}
-
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) record: SessionRecord,
@@ -82,9 +84,22 @@ pub(super) struct State {
     pub(super) pieces: BTreeMap<u64, Piece>,
     open: VecDeque<(u64, Arc<File>)>,
     pub(super) parts: BTreeMap<PartNumber, Part>,
-    /// Runs of the base that the service has copied already.
-    pub(super) copies: BTreeMap<PartNumber, (ByteRange, PartOutcome)>,
+    /// What else the service has under part numbers: copies, and slices of parts.
+    pub(super) others: BTreeMap<PartNumber, Other>,
+    /// Part numbers under which something of that kind is on its way.
+    pub(super) copying: BTreeSet<PartNumber>,
+    /// An object of zeros, to be copied from, and whether the service refuses that.
+    pub(super) zeros: Option<Base>,
+    pub(super) zeros_refused: bool,
     pub(super) transfer: Option<Arc<Transfer>>,
+    /// The upload goes to a key of the program's own, so that its parts may leave the disk.
+    pub(super) hidden: bool,
+    /// Parts that have left the disk: only the upload has their bytes.
+    pub(super) away: BTreeSet<PartNumber>,
+    /// The bytes of `pieces`, as they are counted against the limit.
+    pub(super) lease: Lease,
+    /// What was fetched of the base, by piece, and its sum as it came.
+    pub(super) fetched: BTreeMap<u64, (ByteRange, u64)>,
     /// Writes between their first and their last look at the state.
     pub(super) in_flight: u32,
     /// Written or cut since it was begun or taken up.
@@ -102,6 +117,12 @@ pub(super) struct State {
     pub(super) last_change: SystemTime,
     /// When the base was last seen unchanged.
     pub(super) base_seen: Option<Instant>,
+    /// It was closed on the local disk, and all of it survives power loss as long as it is closed.
+    pub(super) closed_locally: bool,
+    /// Before it was closed the last time, a returned call had promised already that it would be published.
+    pub(super) was_promised: bool,
+    /// Nothing is known to stand at its name, and nothing may be replaced there unseen.
+    pub(super) if_taken: Option<IfTaken>,
     /// A writer was killed: the release that follows keeps the session and does not publish it.
     pub(super) killed: bool,
 }
@@ -116,8 +137,15 @@ impl State {
             pieces: BTreeMap::new(),
             open: VecDeque::new(),
             parts: BTreeMap::new(),
-            copies: BTreeMap::new(),
+            others: BTreeMap::new(),
+            fetched: BTreeMap::new(),
+            copying: BTreeSet::new(),
+            zeros: None,
+            zeros_refused: false,
             transfer: None,
+            hidden: false,
+            away: BTreeSet::new(),
+            lease: Lease::apart(),
             in_flight: 0,
             changed: false,
             resuming: false,
@@ -128,6 +156,9 @@ impl State {
             last_write: at,
             last_change: at,
             base_seen: None,
+            closed_locally: false,
+            was_promised: false,
+            if_taken: None,
             killed: false,
         }
     }
@@ -136,10 +167,52 @@ impl State {
     pub(super) fn remote(&self, index: u64) -> ByteRange {
         let range = self.plan.piece_range(index);
         let valid = ByteRange::new(0, self.record.base_valid);
-        if self.pieces.contains_key(&index) {
+        if self.pieces.contains_key(&index) || self.is_away(index) {
             ByteRange::new(range.start, range.start)
         } else {
             range.intersect(&valid)
+        }
+    }
+
+    /// Whether a piece has left the disk with its part.
+    pub(super) fn is_away(&self, index: u64) -> bool {
+        let part = || self.plan.part_at(self.plan.piece_range(index).start);
+        !self.away.is_empty() && part().is_some_and(|part| self.away.contains(&part))
+    }
+
+    /// Whether any byte of a range has left the disk.
+    pub(super) fn is_any_away(&self, range: ByteRange) -> bool {
+        !self.away.is_empty() && self.plan.pieces_in(range).any(|index| self.is_away(index))
+    }
+
+    /// Bytes by which a write to `range` lengthens the spill files.
+    pub(super) fn growth(&self, range: ByteRange) -> u64 {
+        let grown = |index| {
+            let piece = self.plan.piece_range(index);
+            let end = piece.intersect(&range).end - piece.start;
+            end.saturating_sub(self.pieces.get(&index).map_or(0, |piece| piece.len))
+        };
+        self.plan.pieces_in(range).map(grown).sum()
+    }
+
+    /// Notes the length of a spill file.
+    pub(super) fn set_len(&mut self, index: u64, len: u64) {
+        let Some(piece) = self.pieces.get_mut(&index) else { return };
+        let old = std::mem::replace(&mut piece.len, len);
+        if len >= old { self.lease.grow(len - old) } else { self.lease.shrink(old - len) }
+    }
+
+    /// Notes a spill file that stands.
+    pub(super) fn add_piece(&mut self, index: u64, piece: Piece) {
+        self.remove_piece(index);
+        self.lease.grow(piece.len);
+        self.pieces.insert(index, piece);
+    }
+
+    /// Notes that a spill file is gone.
+    pub(super) fn remove_piece(&mut self, index: u64) {
+        if let Some(piece) = self.pieces.remove(&index) {
+            self.lease.shrink(piece.len);
         }
     }
 
@@ -168,7 +241,8 @@ impl State {
     pub(super) fn let_go(&mut self) -> Option<Arc<Transfer>> {
         let transfer = self.transfer.take()?;
         self.parts.values_mut().for_each(|part| (part.sent, part.sending) = (None, None));
-        self.copies.clear();
+        self.others.clear();
+        self.copying.clear();
         Some(transfer)
     }
 
@@ -202,43 +276,6 @@ impl State {
             Some(part) if part.sending.is_some() || part.is_clean(len) => None,
             Some(part) => Some(part.generation),
         }
-    }
-
-    /// The parts of the object to be, in order. `None` names a piece that must be fetched first: it mixes bytes
-    /// of the base with what lies past them.
-    pub(super) fn jobs(&self) -> Result<Vec<Job>, u64> {
-        let mut jobs: Vec<Job> = Vec::new();
-        for (number, range) in self.plan.parts(self.size) {
-            let index = self.plan.piece_at(range.start);
-            let remote = self.remote(index);
-            if remote.is_empty() {
-                jobs.push(Job { number, range, copy: false });
-            } else if remote.end < range.end {
-                return Err(index);
-            } else {
-                match jobs.last_mut() {
-                    Some(run) if run.copy && run.range.len() + range.len() <= PART_BYTES_MAX => {
-                        run.range.end = range.end
-                    }
-                    _ => jobs.push(Job { number, range, copy: true }),
-                }
-            }
-        }
-        Ok(jobs)
-    }
-
-    /// Whether everything of `job` is on the service already.
-    pub(super) fn is_done(&self, job: &Job) -> bool {
-        self.outcome(job).is_some()
-    }
-
-    /// What the service has of `job`, if it is what the file holds now.
-    pub(super) fn outcome(&self, job: &Job) -> Option<&PartOutcome> {
-        if job.copy {
-            return self.copies.get(&job.number).filter(|(range, _)| *range == job.range).map(|(_, outcome)| outcome);
-        }
-        let part = self.parts.get(&job.number).filter(|part| part.is_clean(job.range.len()))?;
-        part.sent.as_ref().map(|(_, outcome)| outcome)
     }
 
     /// The headers to send with one PUT: all times are known then.
@@ -280,7 +317,7 @@ impl State {
 
 impl Part {
     /// Whether what was sent last is what the file holds, over `len` bytes.
-    fn is_clean(&self, len: u64) -> bool {
+    pub(super) fn is_clean(&self, len: u64) -> bool {
         self.sent.as_ref().is_some_and(|(generation, outcome)| *generation == self.generation && outcome.size == len)
     }
 }
@@ -288,63 +325,15 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::limits::{GIB, KIB, MIB};
+    use crate::base::limits::MIB;
     use crate::base::{ETag, ObjectKey, SessionId};
-    use crate::spill::Base;
-
-    fn editing(base_size: u64) -> State {
-        let key = ObjectKey::parse("k").unwrap();
-        let plan = Plan::new(8 * MIB, base_size);
-        let base = Base { key: key.clone(), etag: ETag::new("e"), size: base_size, crc64: None };
-        let record = SessionRecord::new(SessionId::generate(1), key, plan.piece_size(), Some(base));
-        State::new(record, plan, SystemTime::UNIX_EPOCH)
-    }
-
-    fn shape(state: &State) -> Vec<(u32, u64, u64, bool)> {
-        let jobs = state.jobs().unwrap();
-        jobs.iter().map(|job| (job.number.get(), job.range.start, job.range.end, job.copy)).collect()
-    }
-
-    #[test]
-    fn an_untouched_base_is_one_copy() {
-        assert_eq!(shape(&editing(GIB)), [(1, 0, GIB, true)]);
-        assert_eq!(shape(&editing(6 * GIB)).len(), 2);
-    }
-
-    #[test]
-    fn a_change_in_the_middle_is_a_part_between_two_copies() {
-        let mut state = editing(GIB);
-        state.pieces.insert(64, Piece { len: 8 * MIB, ..Piece::default() });
-        let middle = 512 * MIB;
-        assert_eq!(
-            shape(&state),
-            [(1, 0, middle, true), (65, middle, middle + 8 * MIB, false), (66, middle + 8 * MIB, GIB, true)]
-        );
-    }
-
-    #[test]
-    fn a_shortened_base_is_copied_to_its_new_end() {
-        let mut state = editing(GIB);
-        state.record.base_valid = GIB - KIB;
-        state.size = GIB - KIB;
-        assert_eq!(shape(&state), [(1, 0, GIB - KIB, true)]);
-        state.size = GIB;
-        assert_eq!(state.jobs(), Err(127), "base bytes and zeros in one piece");
-        state.record.base_valid = GIB - 8 * MIB;
-        assert_eq!(shape(&state), [(1, 0, GIB - 8 * MIB, true), (128, GIB - 8 * MIB, GIB, false)]);
-    }
-
-    #[test]
-    fn an_append_keeps_the_base() {
-        let mut state = editing(GIB);
-        state.pieces.insert(128, Piece { len: KIB, ..Piece::default() });
-        state.size = GIB + KIB;
-        assert_eq!(shape(&state), [(1, 0, GIB, true), (129, GIB, GIB + KIB, false)]);
-    }
 
     #[test]
     fn a_part_is_due_until_its_last_generation_was_sent_whole() {
-        let mut state = editing(0);
+        let key = ObjectKey::parse("k").unwrap();
+        let plan = Plan::new(8 * MIB, 0);
+        let record = SessionRecord::new(SessionId::generate(1), key, plan.piece_size(), None);
+        let mut state = State::new(record, plan, SystemTime::UNIX_EPOCH);
         let one = PartNumber::new(1).unwrap();
         state.touch(ByteRange::new(0, 10));
         assert_eq!(state.due(one, 10), Some(1));

@@ -45,8 +45,8 @@ impl DirtyFile {
         }
     }
 
-    /// Bytes that lie in spill files.
-    pub fn spilled(&self) -> u64 {
-        self.state.lock().pieces.values().map(|piece| piece.len).sum()
+    /// Whether it is closed, and on its way to the service or about to be.
+    pub fn is_closing(&self) -> bool {
+        self.state.lock().is_closed()
     }
 }

@@ -96,11 +96,12 @@ fn reading_again_moves_no_data() {
     bench.server.put("f", &content);
     let mount = quiet(&bench, &[]);
     assert_same(&mount.read("f"), &content, "f");
-    // A look within the last second spares the request; sooner or later one is made, and answered 304.
-    wait_until("an open asks", || {
+    // A look within the last second spares the request; sooner or later one is made, and answered 304. A kernel that
+    // is short of memory, or reclaims ahead of need, may have dropped the pages: then once more.
+    wait_until("an open asks and moves no data", || {
         let counts = cost(&bench, &mount, || assert_same(&mount.read("f"), &content, "f"));
-        assert!(counts.moved() == 0 && counts.total() <= 1, "{counts:?}");
-        counts.number("GetObject") == 1
+        assert!(counts.total() <= 2, "{counts:?}");
+        counts.number("GetObject") == 1 && counts.moved() == 0
     });
     let last = bench.server.log().pop().unwrap();
     assert_eq!((last["operation"].as_str(), last["status"].as_u64()), (Some("GetObject"), Some(304)));
@@ -171,4 +172,116 @@ fn a_rename_is_a_copy_and_a_delete() {
     assert_eq!(counts.moved() - counts.of("CopyObject").bytes_out, 0, "no data crosses the wire");
     assert_eq!(bench.server.keys(), ["b"]);
     assert_same(&mount.read("b"), &noise(8, 300 * KIB), "b");
+}
+
+/// A gibibyte and default parts, as the contract says it.
+#[test]
+fn a_gibibyte_is_changed_for_the_price_of_a_piece() {
+    let Some(bench) = Bench::new() else { return };
+    let gib = 1024 * MIB as u64;
+    bench.server.put("source", &noise(12, 16 * MIB));
+    bench.server.repeat("source", "f", 64);
+    let mount = quiet(&bench, &[]);
+    mount.sh("stat f");
+    let size = || {
+        let objects = bench.server.objects();
+        objects.iter().find(|object| object["key"] == "f").unwrap()["size"].as_u64().unwrap()
+    };
+    assert_eq!(size(), gib);
+    let cases: [(&str, u64, u64, u64); 4] = [
+        ("head -c 1024 /dev/zero >> f", 10, 16, gib + 1024),
+        ("printf x | dd of=f bs=1 seek=500000000 conv=notrunc status=none", 16, 24, gib + 1024),
+        ("truncate -s -2000 f", 16, 24, gib - 976),
+        ("truncate -s 700M f", 16, 24, 700 * MIB as u64),
+    ];
+    for (script, requests, mebibytes, wanted) in cases {
+        let counts = cost(&bench, &mount, || drop(mount.sh(script)));
+        let (total, moved) = (counts.total(), counts.moved());
+        assert!(total <= requests && moved < mebibytes * MIB as u64, "{script}: {:?}, {moved} bytes", counts.all());
+        assert_eq!(size(), wanted, "{script}");
+    }
+    let at = 500_000_000 % (16 * MIB);
+    let mut around = noise(12, 16 * MIB)[at - 1..at + 2].to_vec();
+    around[1] = b'x';
+    let mut found = [0; 3];
+    fs::File::open(mount.path("f")).unwrap().read_exact_at(&mut found, 499_999_999).unwrap();
+    assert_eq!(found, around[..]);
+}
+
+#[test]
+fn attributes_of_a_finished_file_are_changed_with_few_requests() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("f", &noise(9, 300 * KIB));
+    let mount = quiet(&bench, &[]);
+    mount.sh("stat f");
+    let counts = cost(&bench, &mount, || drop(mount.sh("chmod 600 f; touch -d @1000 f")));
+    assert!(counts.total() <= 4, "{:?}", counts.all());
+    assert_eq!(counts.of("PutObject").bytes_in + counts.of("GetObject").bytes_out, 0, "no content moves");
+    // On a file that is being written they ride along.
+    let counts = cost(&bench, &mount, || drop(mount.sh("exec 3>g; echo x >&3; chmod 600 g; touch -d @7 g; exec 3>&-")));
+    assert_all(&counts, &[("PutObject", 1)]);
+}
+
+#[test]
+fn what_changes_nothing_costs_nothing() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = quiet(&bench, &["--attr-ttl", "1h", "--list-ttl", "1h"]);
+    mount.sh("echo x > f; mkdir d; ls");
+    // Files that are opened for writing, synced, locked and closed again.
+    let script = "exec 3>>f; sync -d f 2>/dev/null || :; flock 3; exec 3>&-; python3 - <<'P'\nimport os\n\
+                  f = os.open('f', os.O_RDWR); os.fsync(f); os.close(os.dup(f)); os.close(f)\nP\n";
+    let counts = cost(&bench, &mount, || drop(mount.sh(script)));
+    // Opening may look whether the object is as it was.
+    assert!(counts.total() <= 3 && counts.number("PutObject") == 0 && counts.moved() < 1000, "{:?}", counts.all());
+    // Fsync is local by default: one PUT, at the close.
+    let counts =
+        cost(&bench, &mount, || drop(mount.sh("dd if=/dev/zero of=g bs=1k count=5 conv=fsync oflag=sync status=none")));
+    assert_all(&counts, &[("PutObject", 1)]);
+}
+
+#[test]
+fn a_copy_inside_the_mount_is_made_by_the_service() {
+    let Some(bench) = Bench::new() else { return };
+    let content = noise(10, 5 * MIB);
+    bench.server.put("f", &content);
+    let mount = quiet(&bench, &["--part-size", "1MiB"]);
+    mount.sh("stat f");
+    let counts = cost(&bench, &mount, || drop(mount.sh("cp --reflink=auto f g")));
+    assert!(counts.of("UploadPart").bytes_in + counts.of("PutObject").bytes_in == 0, "{:?}", counts.all());
+    assert!(counts.total() <= 12, "{:?}", counts.all());
+    assert_same(&bench.server.get("g").unwrap(), &content, "g");
+}
+
+/// With k of n parts at the service, what remains after a crash are n − k parts and three requests more, the listing
+/// of the parts, and what the mount asks for itself.
+#[test]
+fn after_a_crash_only_what_is_missing_is_sent() {
+    let Some(bench) = Bench::new() else { return };
+    const PARTS: u64 = 12;
+    let options = ["--part-size", "256KiB", "--upload-workers", "2", "--recover", "publish"];
+    let content = noise(11, PARTS as usize * 256 * KIB);
+    let source = bench.file("source", &content);
+    let mount = quiet(&bench, &options);
+    bench.server.hold("UploadPart", 7);
+    let target = mount.path("f");
+    let copy = std::thread::spawn(move || drop(fs::copy(source, target)));
+    bench.server.wait_for_held();
+    let len = content.len() as u64;
+    wait_until("all is written", || fs::metadata(mount.path("f")).is_ok_and(|found| found.len() == len));
+    mount.kill();
+    // Rust's copy does not look at what close says.
+    copy.join().unwrap();
+    bench.server.let_the_dead_go();
+    let there = bench.server.uploads()[0]["parts"].as_array().unwrap().len() as u64;
+    assert!((7..PARTS).contains(&there), "{there}");
+    bench.server.reset_counts();
+    let mount = quiet(&bench, &options);
+    mount.settle();
+    let counts = bench.server.counts();
+    assert_same(&bench.server.get("f").unwrap(), &content, "f");
+    let of_the_mount = counts.number("GetBucketStat") + counts.number("ListObjectsV2");
+    assert_eq!(counts.number("UploadPart"), PARTS - there, "{:?}", counts.all());
+    assert!(counts.number("ListParts") <= 1, "{:?}", counts.all());
+    let rest = counts.total() - of_the_mount - counts.number("UploadPart") - counts.number("ListParts");
+    assert!(rest <= 3, "{:?}", counts.all());
 }

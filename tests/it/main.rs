@@ -2,17 +2,29 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "helpers of tests are tests")]
 
+mod attributes;
 mod close;
 mod conformance;
 mod counts;
 mod crash;
+mod faults;
 mod handover;
 mod harness;
+mod limits;
+mod mapping;
+mod meeting;
 mod metadata;
 mod model;
 mod names;
+mod outage;
+mod rates;
+mod real_tools;
+mod recover;
 mod refusals;
 mod rename;
+mod sync;
 mod tidy;
 mod tools;
 mod umount;
+mod uploads;
+mod writeback;

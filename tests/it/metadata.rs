@@ -312,6 +312,7 @@ fn extended_attributes_are_kept_as_ossfs_keeps_them() {
     assert_eq!(get_xattr(&f, "user.k"), Err(libc::ENODATA));
     assert_eq!(set_xattr(&f, "user.k", b"v", libc::XATTR_REPLACE), Err(libc::ENODATA));
     set_xattr(&f, "user.k", b"v", libc::XATTR_CREATE).unwrap();
+    mount.settle();
     assert_eq!(meta(&object(&bench.server, "f"), "xattr"), "%7B%22user.k%22%3A%22dg%3D%3D%22%7D");
     assert_eq!(set_xattr(&f, "user.k", b"v", libc::XATTR_CREATE), Err(libc::EEXIST));
     set_xattr(&f, "user.a,b:\"c\"", "wörth".as_bytes(), 0).unwrap();
@@ -339,6 +340,7 @@ fn extended_attributes_are_kept_as_ossfs_keeps_them() {
         remove_xattr(&g, name).unwrap();
     }
     assert_eq!(remove_xattr(&g, "user.k"), Err(libc::ENODATA));
+    mount.settle();
     assert_eq!(meta(&object(&bench.server, "g"), "xattr"), "-");
 }
 

@@ -1,8 +1,10 @@
 //! Renames and unlinks, of trees and of open files: what moves is whole, whoever has it open notices nothing, and
 //! what a crash cuts off is finished by the next mount.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
@@ -530,4 +532,67 @@ fn an_intent_of_a_newer_version_is_refused() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("newer version"), "{refused:?}");
     assert!(intent.exists(), "nothing was touched");
+}
+
+/// `renameat2` with RENAME_EXCHANGE.
+fn exchange(one: &Path, two: &Path) -> std::io::Result<()> {
+    let [one, two] = [one, two].map(|path| CString::new(path.as_os_str().as_bytes()).unwrap());
+    // SAFETY: terminated strings that live through the call.
+    match unsafe { libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, two.as_ptr(), libc::RENAME_EXCHANGE) }
+    {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+#[test]
+fn two_files_change_places() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("one", b"first");
+    let mount = bench.mount(&[]);
+    mount.sh("mkdir d; ls -l");
+    let mut open = fs::File::create(mount.path("d/two")).unwrap();
+    open.write_all(b"second").unwrap();
+    mount.sh("chmod 600 one");
+    exchange(&mount.path("one"), &mount.path("d/two")).unwrap();
+    assert_eq!(mount.sh("cat one d/two; stat -c ' %a' d/two"), "secondfirst 600\n");
+    open.write_all(b", and more").unwrap();
+    drop(open);
+    mount.settle();
+    assert_eq!(bench.server.get("one").as_deref(), Some(&b"second, and more"[..]));
+    assert_eq!(bench.server.get("d/two").as_deref(), Some(&b"first"[..]));
+    assert_eq!(bench.server.keys(), ["d/", "d/two", "one"]);
+    let missing = exchange(&mount.path("one"), &mount.path("absent")).unwrap_err();
+    assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
+    mount.umount();
+}
+
+#[test]
+fn an_exchange_that_is_killed_loses_neither() {
+    let Some(bench) = Bench::new() else { return };
+    // Killed at each of its three copies, before it takes effect; and at the delete.
+    for (step, operation, skip) in
+        [(0, "CopyObject", 0), (1, "CopyObject", 1), (2, "CopyObject", 2), (3, "DeleteObject", 0)]
+    {
+        bench.server.put("one", b"first");
+        bench.server.put("two", b"the second");
+        let mount = bench.mount(&[]);
+        mount.sh("stat one two");
+        bench.server.hold(operation, skip);
+        let (one, two) = (mount.path("one"), mount.path("two"));
+        let renaming = std::thread::spawn(move || exchange(&one, &two));
+        bench.server.wait_for_held();
+        mount.kill();
+        assert!(renaming.join().unwrap().is_err());
+        bench.server.let_the_dead_go();
+        let mount = bench.mount(&[]);
+        let intents = bench.state().join("intents");
+        wait_until("it is settled", || fs::read_dir(&intents).unwrap().count() == 0);
+        mount.sh("ls");
+        let found = [bench.server.get("one").unwrap(), bench.server.get("two").unwrap()];
+        let wanted = if step == 0 { ["first", "the second"] } else { ["the second", "first"] };
+        assert_eq!(found, wanted.map(|text| text.as_bytes().to_vec()), "step {step}");
+        assert_eq!(bench.server.keys(), ["one", "two"], "step {step}");
+        mount.umount();
+    }
 }

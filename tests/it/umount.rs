@@ -85,6 +85,28 @@ fn a_mount_in_use_says_by_whom_and_stays() {
     mount.umount();
 }
 
+/// A file that is on its way between two processes is nobody's: such a use passes, and is not worth an error.
+#[test]
+fn a_use_that_passes_is_waited_out() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&[]);
+    mount.sh("echo x > f");
+    let script = "import os, socket, time
+a, b = socket.socketpair()
+f = os.open('f', os.O_RDONLY)
+socket.send_fds(a, [b'f'], [f])
+os.close(f)
+os.chdir('/')
+open(os.environ['READY'], 'w').close()
+time.sleep(0.5)";
+    let mut holder = std::process::Command::new("python3");
+    let ready = bench.path("ready");
+    let mut holder = holder.args(["-c", script]).current_dir(mount.path("")).env("READY", &ready).spawn().unwrap();
+    wait_until("the file is under way", || ready.exists());
+    mount.umount();
+    assert!(holder.wait().unwrap().success());
+}
+
 #[test]
 fn sigterm_drains_and_ends() {
     let Some(bench) = Bench::new() else { return };

@@ -4,7 +4,6 @@
 //! says, and a part range outside the source copies all of it without a word (OSS reference §7.8, §7.11).
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::StatusCode;
 use md5::{Digest, Md5};
@@ -61,7 +60,7 @@ pub(super) fn copy_object(call: &Call) -> Result<Reply, Failure> {
         let source = Source::find(call)?;
         let attributes = copied_attributes(call, &source)?;
         check_size(call, &source, &attributes)?;
-        let object = copied(&source, attributes, source.is_target(call), call.shared.now());
+        let object = copied(call, &source, attributes);
         // Metadata alone are rewritten: whoever replaced the bytes in between must not be undone.
         let expect = match expectation(call)? {
             Expect::Anything if source.is_target(call) => Expect::Same(Some(&source.object)),
@@ -103,14 +102,17 @@ fn check_size(call: &Call, source: &Source, attributes: &Attributes) -> Result<(
     if head.size > limit { Err(Failure::too_large(limit)) } else { Ok(()) }
 }
 
-fn copied(source: &Source, attributes: Attributes, onto_itself: bool, now: SystemTime) -> Object {
+fn copied(call: &Call, source: &Source, attributes: Attributes) -> Object {
+    let (onto_itself, now) = (source.is_target(call), call.shared.now());
     let Object { head, segments } = &*source.object;
     let (mut kind, mut etag) = (head.kind, head.etag.clone());
     if !onto_itself {
         if kind == Kind::Appendable {
             kind = Kind::Normal;
         }
-        // The ETag of a copy is only promised to be unlike others (OSS reference §10).
+    }
+    // The ETag of a copy is only promised to be unlike others (OSS reference §10); with S3 it is the MD5 as ever.
+    if !onto_itself && !call.is_s3 {
         etag = unlike(&[&head.etag, &source.bucket, &source.key, &time::micros(now).to_string()]);
     }
     let head = ObjectHead { kind, etag, modified: seconds(now), attributes, ..head.clone() };

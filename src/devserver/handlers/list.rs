@@ -12,6 +12,7 @@ use crate::base::time;
 use crate::devserver::call::Call;
 use crate::devserver::failure::Failure;
 use crate::devserver::reply::Reply;
+use crate::devserver::s3;
 use crate::devserver::store::{ListQuery, Object, Page};
 use crate::devserver::xml::Document;
 
@@ -62,7 +63,8 @@ struct Listing {
 
 impl Listing {
     fn of(call: &Call, after: String) -> Result<Self, Failure> {
-        let limit = call.parameters.number("max-keys", 1..=u64::from(PAGE_MAX), MAX_KEYS_DEFAULT)? as usize;
+        let default = if call.is_s3 { s3::MAX_KEYS_DEFAULT } else { MAX_KEYS_DEFAULT };
+        let limit = call.parameters.number("max-keys", 1..=u64::from(PAGE_MAX), default)? as usize;
         let query = ListQuery { prefix: short(call, "prefix")?, delimiter: short(call, "delimiter")?, after, limit };
         Ok(Self { encoding: Encoding::of(call)?, query })
     }

@@ -77,12 +77,16 @@ pub(crate) struct Store {
     /// The index and the log change together.
     inner: RwLock<Inner>,
     /// Held for the lifetime of the store, so that no second server writes here.
-    _lock: File,
+    lock: File,
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
         self.segments.retire();
+        // Closing the file is not enough: a child that was forked and has not yet run its own program holds it too.
+        if let Err(error) = self.lock.unlock() {
+            ::log::debug!("the lock of the store: {error}");
+        }
     }
 }
 
@@ -105,7 +109,7 @@ impl Store {
         if log.len() > 2 * state.records().count() as u64 {
             log.rewrite(state.records())?;
         }
-        Ok(Self { segments, inner: RwLock::new(Inner { state, log }), _lock: lock })
+        Ok(Self { segments, inner: RwLock::new(Inner { state, log }), lock })
     }
 
     /// Starts a body.

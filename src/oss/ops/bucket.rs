@@ -11,17 +11,13 @@ impl Client {
     /// Often denied to users who may do all else.
     pub async fn get_bucket_info(&self) -> Result<BucketInfo, Error> {
         let request = Request::of_bucket(Operation::GetBucketInfo).param("bucketInfo", "");
-        let reply = self.execute(&request, Expect::Xml).await?;
-        let about = (Operation::GetBucketInfo, self.bucket());
-        parse_info(&reply.xml).map_err(|error| self.protocol_error(about, &reply, error))
+        self.ask(&request, Expect::Xml, |reply| parse_info(&reply.xml)).await
     }
 
     /// About an hour old.
     pub async fn get_bucket_stat(&self) -> Result<BucketStat, Error> {
         let request = Request::of_bucket(Operation::GetBucketStat).param("stat", "");
-        let reply = self.execute(&request, Expect::Xml).await?;
-        let about = (Operation::GetBucketStat, self.bucket());
-        parse_stat(&reply.xml).map_err(|error| self.protocol_error(about, &reply, error))
+        self.ask(&request, Expect::Xml, |reply| parse_stat(&reply.xml)).await
     }
 }
 

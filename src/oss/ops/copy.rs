@@ -31,11 +31,11 @@ impl Client {
             Some(headers) => request.header_static("x-oss-metadata-directive", "REPLACE").stored_headers(headers)?,
             None => request.header_static("x-oss-metadata-directive", "COPY"),
         };
-        let reply = self.execute(&request, Expect::Xml).await?;
-        let result = parse_result(&reply.xml, "CopyObjectResult");
-        let about = (Operation::CopyObject, target.as_str());
-        let (etag, last_modified) = result.map_err(|error| self.protocol_error(about, &reply, error))?;
-        Ok(CopyReceipt { etag, crc64: meta::crc64(&reply.headers), last_modified })
+        self.ask(&request, Expect::Xml, |reply| {
+            let (etag, last_modified) = parse_result(&reply.xml, "CopyObjectResult")?;
+            Ok::<_, XmlError>(CopyReceipt { etag, crc64: meta::crc64(&reply.headers), last_modified })
+        })
+        .await
     }
 }
 

@@ -1,5 +1,7 @@
 //! DeleteObject and DeleteMultipleObjects (OSS reference §§7.9 and 7.10).
 
+use std::convert::Infallible;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -26,7 +28,7 @@ impl Client {
     /// Succeeds whether or not the object was there.
     pub async fn delete_object(&self, key: &ObjectKey) -> Result<(), Error> {
         let request = Request::of_object(Operation::DeleteObject, key)?;
-        self.execute(&request, Expect::Nothing).await.map(|_| ())
+        self.ask(&request, Expect::Nothing, |_| Ok::<_, Infallible>(())).await
     }
 
     /// At most 1000 keys; returns those that the service says are gone. Under pressure it leaves some out: ask again
@@ -56,9 +58,7 @@ impl Client {
             .header(CONTENT_TYPE, "application/xml")?
             .header(CONTENT_MD5, &sum)?
             .body(Body::Bytes(Bytes::from(body)));
-        let reply = self.execute(&request, Expect::Xml).await?;
-        let about = (Operation::DeleteMultipleObjects, self.bucket());
-        parse_deleted(&reply.xml).map_err(|error| self.protocol_error(about, &reply, error))
+        self.ask(&request, Expect::Xml, |reply| parse_deleted(&reply.xml)).await
     }
 }
 

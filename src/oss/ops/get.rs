@@ -16,19 +16,20 @@ impl Client {
     /// Follows symlinks, as the service does.
     pub async fn head_object(&self, key: &ObjectKey) -> Result<ObjectMeta, Error> {
         let request = Request::of_object(Operation::HeadObject, key)?;
-        self.head(&request, key, true).await
+        self.head(&request, true).await
     }
 
     /// Does not follow symlinks; `headers` stay empty.
     pub async fn get_object_meta(&self, key: &ObjectKey) -> Result<ObjectMeta, Error> {
         let request = Request::of_object(Operation::GetObjectMeta, key)?.param("objectMeta", "");
-        self.head(&request, key, false).await
+        self.head(&request, false).await
     }
 
-    async fn head(&self, request: &Request<'_>, key: &ObjectKey, stored: bool) -> Result<ObjectMeta, Error> {
-        let reply = self.execute(request, Expect::Nothing).await?;
-        let meta = content_length(&reply.headers).and_then(|size| object_meta(&reply.headers, size, stored));
-        meta.map_err(|error| self.protocol_error((request.operation, key.as_str()), &reply, error))
+    async fn head(&self, request: &Request<'_>, stored: bool) -> Result<ObjectMeta, Error> {
+        self.ask(request, Expect::Nothing, |reply| {
+            content_length(&reply.headers).and_then(|size| object_meta(&reply.headers, size, stored))
+        })
+        .await
     }
 
     /// The head of the reply is here when this returns; the body comes as it is read.
@@ -49,15 +50,20 @@ impl Client {
         request = request
             .header_if_some(IF_MATCH, matching.map(|etag| etag.quoted()).as_deref())?
             .header_if_some(IF_NONE_MATCH, other.map(|etag| etag.quoted()).as_deref())?;
-        let reply = self.execute(&request, Expect::Stream).await?;
-        self.get_reply(key, options.range, reply)
+        let prepaid =
+            self.prepay((Operation::GetObject, key.as_str()), options.range.map_or(0, |range| range.len())).await?;
+        self.ask(&request, Expect::Stream, |reply| self.get_reply(key, options.range, prepaid, reply)).await
     }
 
-    fn get_reply(&self, key: &ObjectKey, asked: Option<ByteRange>, mut reply: Reply) -> Result<GetReply, Error> {
-        let sound = answered_range(reply.status, &reply.headers, asked)
-            .and_then(|(range, size)| Ok((range, object_meta(&reply.headers, size, true).map_err(|e| e.to_string())?)));
-        let about = (Operation::GetObject, key.as_str());
-        let (range, meta) = sound.map_err(|why| self.protocol_error(about, &reply, why))?;
+    fn get_reply(
+        &self,
+        key: &ObjectKey,
+        asked: Option<ByteRange>,
+        prepaid: u64,
+        reply: &mut Reply,
+    ) -> Result<GetReply, String> {
+        let (range, size) = answered_range(reply.status, &reply.headers, asked)?;
+        let meta = object_meta(&reply.headers, size, true).map_err(|error| error.to_string())?;
         let origin = Origin {
             operation: Operation::GetObject,
             subject: key.as_str().into(),
@@ -66,7 +72,8 @@ impl Client {
         };
         let transport = self.transport();
         let body = reply.stream.take().unwrap_or_default();
-        let body = Download::new(body, range.len(), transport.patience, origin, transport.counters.clone());
+        let body = Download::new(body, range.len(), transport.patience, origin, transport.counters.clone())
+            .shaped(transport.download.as_ref(), prepaid);
         Ok(GetReply { meta, range, body: Box::pin(body) })
     }
 }

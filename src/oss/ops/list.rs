@@ -23,9 +23,7 @@ impl Client {
             .param_if_any("delimiter", request.delimiter.as_deref().unwrap_or_default())
             .param_if_any("start-after", request.start_after.as_deref().unwrap_or_default())
             .param_if_any("continuation-token", request.continuation_token.as_deref().unwrap_or_default());
-        let reply = self.execute(&sent, Expect::Xml).await?;
-        let about = (Operation::ListObjectsV2, self.bucket());
-        parse(&reply.xml).map_err(|error| self.protocol_error(about, &reply, error))
+        self.ask(&sent, Expect::Xml, |reply| parse(&reply.xml)).await
     }
 }
 

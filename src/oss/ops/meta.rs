@@ -11,7 +11,7 @@ use crate::oss::types::{ObjectKind, ObjectMeta, PutHeaders};
 /// A header without which the reply makes no sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the reply lacks a sound `{0}` header")]
-pub(super) struct Missing(&'static str);
+pub(super) struct Missing(pub(super) &'static str);
 
 /// Everything but the size, which stands elsewhere in the reply to a ranged GET. With `stored` headers or without.
 pub(super) fn object_meta(headers: &HeaderMap, size: u64, stored: bool) -> Result<ObjectMeta, Missing> {

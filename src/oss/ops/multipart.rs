@@ -3,6 +3,7 @@
 //! A lost reply to Complete is not settled here: the error says that the outcome is unknown, and whoever knows the
 //! bytes looks at the object.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
@@ -25,16 +26,15 @@ use crate::oss::xml::{self, XmlError};
 const COPY_RANGE: HeaderName = HeaderName::from_static("x-oss-copy-source-range");
 
 impl Client {
-    /// Metadata is fixed here. Whether an upload was begun may be unknown after an error; it then stands in the bucket
-    /// until aborted.
+    /// Metadata is fixed here. After a lost reply another is begun; the one that nobody knows stands in the bucket,
+    /// empty, until aborted.
     pub async fn initiate_upload(&self, key: &ObjectKey, headers: &PutHeaders) -> Result<UploadId, Error> {
         let operation = Operation::InitiateMultipartUpload;
         let request = Request::of_object(operation, key)?
             .param("uploads", "")
             .param("encoding-type", "url")
             .put_headers(headers)?;
-        let reply = self.execute(&request, Expect::Xml).await?;
-        parse_initiated(&reply.xml).map_err(|error| self.protocol_error((operation, key.as_str()), &reply, error))
+        self.ask(&request, Expect::Xml, |reply| parse_initiated(&reply.xml)).await
     }
 
     /// Replaces the part if it was sent before.
@@ -48,10 +48,11 @@ impl Client {
         let operation = Operation::UploadPart;
         let request =
             Request::of_upload(operation, key, upload)?.param("partNumber", part.to_string()).body(body.clone());
-        let reply = self.execute(&request, Expect::Nothing).await?;
-        let etag = meta::etag(&reply.headers)
-            .map_err(|error| self.protocol_error((operation, key.as_str()), &reply, error))?;
-        Ok(PartReceipt { etag, crc64: reply.sent_crc64, size: body.len() })
+        self.ask(&request, Expect::Nothing, |reply| {
+            let etag = meta::etag(&reply.headers)?;
+            Ok::<_, meta::Missing>(PartReceipt { etag, crc64: reply.sent_crc64, size: body.len() })
+        })
+        .await
     }
 
     /// The range must lie inside the source: the service copies the whole of it otherwise.
@@ -73,12 +74,11 @@ impl Client {
             .header(COPY_SOURCE, &copy_source(self.bucket(), source))?
             .header(COPY_RANGE, &range.http())?
             .header(COPY_IF_MATCH, &if_match.quoted())?;
-        let reply = self.execute(&request, Expect::Xml).await?;
-        let result = parse_result(&reply.xml, "CopyPartResult");
-        result.map(|(etag, _)| etag).map_err(|error| self.protocol_error((operation, key.as_str()), &reply, error))
+        self.ask(&request, Expect::Xml, |reply| parse_result(&reply.xml, "CopyPartResult").map(|(etag, _)| etag)).await
     }
 
-    /// Parts ascending. The receipt's CRC64 is the service's; comparing it is up to the caller.
+    /// Parts ascending. The receipt's CRC64 is the service's; comparing it is up to the caller. `NoSuchUpload` of an
+    /// unknown outcome may be one's own doing: a try whose reply was lost has completed it.
     pub async fn complete_upload(
         &self,
         key: &ObjectKey,
@@ -92,18 +92,19 @@ impl Client {
             .header(CONTENT_TYPE, "application/xml")?
             .forbid_overwrite(forbid_overwrite)
             .body(Body::Bytes(Bytes::from(complete_body(parts))));
-        let reply = self.execute(&request, Expect::Xml).await?;
-        let etag = parse_completed(&reply.xml)
-            .map_err(|error| self.protocol_error((operation, key.as_str()), &reply, error))?;
-        Ok(PutReceipt { etag, date: meta::date(&reply.headers), crc64: meta::crc64(&reply.headers) })
+        self.ask(&request, Expect::Xml, |reply| {
+            let etag = parse_completed(&reply.xml)?;
+            Ok::<_, XmlError>(PutReceipt { etag, date: meta::date(&reply.headers), crc64: meta::crc64(&reply.headers) })
+        })
+        .await
     }
 
     /// An upload that is gone already counts as aborted.
     pub async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<(), Error> {
         let request = Request::of_upload(Operation::AbortMultipartUpload, key, upload)?;
-        match self.execute(&request, Expect::Nothing).await {
+        match self.ask(&request, Expect::Nothing, |_| Ok::<_, Infallible>(())).await {
             Err(error) if error.kind == ErrorKind::NoSuchUpload => Ok(()),
-            result => result.map(|_| ()),
+            result => result,
         }
     }
 
@@ -114,8 +115,7 @@ impl Client {
             .param("max-parts", PAGE_MAX.to_string())
             .param("part-number-marker", marker.to_string())
             .param("encoding-type", "url");
-        let reply = self.execute(&request, Expect::Xml).await?;
-        parse_parts(&reply.xml).map_err(|error| self.protocol_error((operation, key.as_str()), &reply, error))
+        self.ask(&request, Expect::Xml, |reply| parse_parts(&reply.xml)).await
     }
 
     /// `after` is the `next` of the page before.
@@ -129,8 +129,7 @@ impl Client {
             .param_if_any("prefix", prefix)
             .param_if_any("key-marker", key_marker)
             .param_if_any("upload-id-marker", id_marker);
-        let reply = self.execute(&request, Expect::Xml).await?;
-        parse_uploads(&reply.xml).map_err(|error| self.protocol_error((operation, self.bucket()), &reply, error))
+        self.ask(&request, Expect::Xml, |reply| parse_uploads(&reply.xml)).await
     }
 }
 

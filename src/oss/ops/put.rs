@@ -13,9 +13,14 @@ impl Client {
     /// doing.
     pub async fn put_object(&self, key: &ObjectKey, body: &Body, headers: &PutHeaders) -> Result<PutReceipt, Error> {
         let request = Request::of_object(Operation::PutObject, key)?.put_headers(headers)?.body(body.clone());
-        let reply = self.execute(&request, Expect::Nothing).await?;
-        let etag = meta::etag(&reply.headers)
-            .map_err(|error| self.protocol_error((Operation::PutObject, key.as_str()), &reply, error))?;
-        Ok(PutReceipt { etag, date: meta::date(&reply.headers), crc64: meta::crc64(&reply.headers) })
+        self.ask(&request, Expect::Nothing, |reply| {
+            let etag = meta::etag(&reply.headers)?;
+            Ok::<_, meta::Missing>(PutReceipt {
+                etag,
+                date: meta::date(&reply.headers),
+                crc64: meta::crc64(&reply.headers),
+            })
+        })
+        .await
     }
 }

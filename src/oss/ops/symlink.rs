@@ -1,8 +1,10 @@
 //! PutSymlink and GetSymlink (OSS reference §7.12).
 
+use std::convert::Infallible;
+
 use http::HeaderName;
 
-use super::meta::object_meta;
+use super::meta::{Missing, object_meta};
 use crate::base::ObjectKey;
 use crate::oss::client::Client;
 use crate::oss::encode;
@@ -20,22 +22,20 @@ impl Client {
             .param("symlink", "")
             .put_headers(headers)?
             .header(TARGET, &encode::component(target))?;
-        self.execute(&request, Expect::Nothing).await.map(|_| ())
+        self.ask(&request, Expect::Nothing, |_| Ok::<_, Infallible>(())).await
     }
 
     /// The target, and what the service tells of the link itself; its size is that of the target's name.
     pub async fn get_symlink(&self, key: &ObjectKey) -> Result<(String, ObjectMeta), Error> {
         let request = Request::of_object(Operation::GetSymlink, key)?.param("symlink", "");
-        let reply = self.execute(&request, Expect::Nothing).await?;
-        let about = (Operation::GetSymlink, key.as_str());
-        let Some(target) = header(&reply.headers, TARGET.as_str()) else {
-            return Err(self.protocol_error(about, &reply, "the reply names no target"));
-        };
-        let target = encode::decode(target).into_owned();
-        let mut meta = object_meta(&reply.headers, target.len() as u64, true)
-            .map_err(|error| self.protocol_error(about, &reply, error))?;
-        meta.kind = ObjectKind::Symlink;
-        Ok((target, meta))
+        self.ask(&request, Expect::Nothing, |reply| {
+            let target = header(&reply.headers, TARGET.as_str()).ok_or(Missing("x-oss-symlink-target"))?;
+            let target = encode::decode(target).into_owned();
+            let mut meta = object_meta(&reply.headers, target.len() as u64, true)?;
+            meta.kind = ObjectKind::Symlink;
+            Ok::<_, Missing>((target, meta))
+        })
+        .await
     }
 }
 

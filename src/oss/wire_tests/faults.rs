@@ -76,13 +76,16 @@ async fn a_lost_reply_to_complete_is_for_the_caller_to_settle() {
     let server = Server::with_acts(vec![reset()]).await;
     let lost = complete(&server.client()).await.unwrap_err();
     assert_eq!((lost.kind, lost.outcome), (ErrorKind::Transport, Outcome::Unknown));
-    assert_eq!(server.seen().len(), 1);
+    assert_eq!(server.seen().len(), 4);
+
+    let server = Server::with_acts(vec![reset(), error(404, "NoSuchUpload")]).await;
+    let lost = complete(&server.client()).await.unwrap_err();
+    assert_eq!((lost.kind, lost.outcome), (ErrorKind::NoSuchUpload, Outcome::Unknown));
 
     let cut = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n<CompleteMultipart".to_vec();
     let server = Server::with_acts(vec![Act::ReplyAndClose(cut)]).await;
     let lost = complete(&server.client()).await.unwrap_err();
     assert_eq!((lost.kind, lost.outcome, lost.status), (ErrorKind::Transport, Outcome::Unknown, 200));
-    assert_eq!(server.seen().len(), 1);
 
     let server = Server::with_acts(vec![error(500, "InternalError"), error(404, "NoSuchUpload")]).await;
     let gone = complete(&server.client()).await.unwrap_err();
@@ -164,7 +167,7 @@ async fn a_service_that_says_nothing_is_left() {
     let client = server.client_with(Addressing::Path, Duration::from_millis(200));
     let error = client.initiate_upload(&key("k"), &PutHeaders::default()).await.unwrap_err();
     assert_eq!((error.kind, error.outcome), (ErrorKind::Transport, Outcome::Unknown));
-    assert_eq!(server.seen().len(), 1);
+    assert_eq!(server.seen().len(), 4);
 }
 
 #[tokio::test]
@@ -180,18 +183,15 @@ async fn a_connection_cut_before_the_request_was_read_is_in_doubt_all_the_same()
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let cut = tokio::spawn(async move {
-        for count in 1.. {
+        for _ in 0..8 {
             drop(listener.accept().await.unwrap());
-            if count == 5 {
-                return;
-            }
         }
     });
     let client = Client::new(options(port, Addressing::Path, Duration::from_secs(20))).unwrap();
     let error = complete(&client).await.unwrap_err();
-    assert_eq!((error.kind, error.outcome, client.stats().retries), (ErrorKind::Transport, Outcome::Unknown, 0));
-    let error = put(&client).await.unwrap_err();
     assert_eq!((error.kind, error.outcome, client.stats().retries), (ErrorKind::Transport, Outcome::Unknown, 3));
+    let error = put(&client).await.unwrap_err();
+    assert_eq!((error.kind, error.outcome, client.stats().retries), (ErrorKind::Transport, Outcome::Unknown, 6));
     cut.await.unwrap();
 }
 
@@ -203,8 +203,10 @@ async fn replies_that_make_no_sense_are_told_as_such() {
         let client = server.client();
         let error = client.list_objects(&ListRequest::default()).await.unwrap_err();
         assert_eq!((error.kind, error.status), (ErrorKind::Protocol, status), "{body}");
-        assert_eq!(server.seen().len(), 1);
-        assert_eq!(client.stats().requests[&Operation::ListObjectsV2].error, 1);
+        // What a stranger answered in the service's place may be gone the next time.
+        let tries = if status == 200 { 4 } else { 1 };
+        assert_eq!(server.seen().len(), tries);
+        assert_eq!(client.stats().requests[&Operation::ListObjectsV2].error, tries as u64);
     }
     let server = Server::with_acts(vec![reply(200, "", "")]).await;
     assert_eq!(server.client().head_object(&key("k")).await.unwrap_err().kind, ErrorKind::Protocol);

@@ -2,6 +2,7 @@
 
 mod bodies;
 mod faults;
+mod patience;
 mod requests;
 mod server;
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::oss::{Addressing, Client, ClientOptions, Credentials, Endpoint, SignatureVersion};
+use crate::oss::{Addressing, Client, ClientOptions, Credentials, Endpoint, Limits, SignatureVersion};
 
 /// A request as it came.
 #[derive(Debug, Clone)]
@@ -142,6 +142,8 @@ pub(super) fn options(port: u16, addressing: Addressing, try_timeout: Duration) 
             security_token: Some("token".into()),
         },
         try_timeout,
+        outage_timeout: Duration::ZERO,
+        limits: Limits::default(),
     }
 }
 

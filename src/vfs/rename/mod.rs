@@ -2,6 +2,7 @@
 //!
 //! Readers and sessions are told of the copy before the original goes, so that nobody meets a gap.
 
+mod exchange;
 mod relocate;
 mod tree;
 
@@ -12,8 +13,11 @@ use super::attr::Kind;
 use super::call::Call;
 use super::error::FsError;
 use super::keep::Parting;
+use super::later::Taken;
 use super::tree::Listed;
+use crate::base::caller::wait;
 use crate::base::key::check_name;
+use crate::base::limits::GIB;
 use crate::base::{ETag, ObjectKey};
 use crate::intent::{Work, copy_any};
 use crate::journal::CopyRecord;
@@ -23,12 +27,17 @@ use crate::write::{DirtyFile, Fence, Rekeyed, WriteError};
 
 pub(super) use tree::Unfinished;
 
+/// An object up to this size is surely copied by one request, which can change its attributes too.
+const TAKEN_ALONG_MAX: u64 = GIB;
+
 /// What a rename does where the new name is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RenameMode {
     Replace,
     /// `RENAME_NOREPLACE`.
     NoReplace,
+    /// `RENAME_EXCHANGE`: the two change places.
+    Exchange,
 }
 
 /// A name in a directory.
@@ -54,6 +63,17 @@ impl Vfs {
         }
         let (from, to) = (Place { parent, name }, Place { parent: new_parent, name: new_name });
         let begun = self.was_begun(call);
+        if mode == RenameMode::Exchange {
+            if begun {
+                // Which of the two names has which file by now, nobody can tell: it is answered as it was asked.
+                self.done(call, Effect::Nothing);
+                return Ok(());
+            }
+            self.begin(call);
+            self.exchange(from, to).await?;
+            self.done(call, Effect::Nothing);
+            return Ok(());
+        }
         if begun {
             self.wait_for_move(from, to).await?;
         }
@@ -84,7 +104,7 @@ impl Vfs {
             if old == new {
                 return Ok(());
             }
-            let fence: Fence = self.write.fences().fence(&[self.key_area(&old), self.key_area(&new)]).await;
+            let fence: Fence = wait(self.write.fences().fence(&[self.key_area(&old), self.key_area(&new)])).await?;
             if self.child_path(from.parent, from.name)? == old && self.child_path(to.parent, to.name)? == new {
                 break (self.file_key(&old)?, self.file_key(&new)?, fence);
             }
@@ -95,33 +115,26 @@ impl Vfs {
             Some(target) => Some(self.part(target, &new_key).await?),
             None => None,
         };
-        let renamed = match self.unsent(ino) {
+        let over = parting.as_ref().and_then(Parting::version);
+        let renamed = match self.dirty_at(ino) {
             Some(dirty) if begun && dirty.publishable_key().as_ref() == Some(&new_key) => {
                 self.finish_unsent(ino, &dirty, (&old_key, from), to).await
             }
-            Some(dirty) => self.rename_unsent(begun, ino, &dirty, (&old_key, from), (&new_key, to)).await,
+            Some(dirty) => self.rename_unsent(begun, ino, &dirty, (&old_key, from), (&new_key, to), over).await,
             None => self.rename_object(begun, ino, None, (&old_key, from), (&new_key, to)).await,
         };
+        if let Some(target) = target.filter(|_| renamed.is_ok()) {
+            self.drop_attributes(target);
+        }
         match (renamed, parting) {
             (Err(error), Some(parting)) => {
                 self.rejoin(parting).await;
                 Err(error)
             }
-            (Ok(over_sent), Some(parting)) => self.replaced(parting, over_sent, &new_key).await,
-            (renamed, None) => renamed.map(drop),
+            // Where nothing was put in the place of its object yet, that stays until the file is published.
+            (Ok(()), Some(parting)) => self.parted(parting).await,
+            (renamed, None) => renamed,
         }
-    }
-
-    /// The file that stood at the new name is gone. Its object too, where nothing was put in its place.
-    async fn replaced(&self, parting: Parting, over_sent: bool, key: &ObjectKey) -> Result<(), FsError> {
-        if parting.is_sent() && !over_sent {
-            self.client.delete_object(key).await?;
-        }
-        self.parted(parting).await
-    }
-
-    fn unsent(&self, ino: u64) -> Option<Arc<DirtyFile>> {
-        self.tree.lock().node(ino).and_then(|node| node.open.as_ref()?.dirty())
     }
 
     /// The file that the rename replaces, if any.
@@ -136,7 +149,8 @@ impl Vfs {
     }
 
     /// A file with unsent bytes takes its session along. An object that it edits, or replaces in the end, goes
-    /// first: it must stand under the new name until then. Whether there was one.
+    /// first: it must stand under the new name until then. Where there is none, nothing is asked of the service, and
+    /// the file replaces `over`, the object at the new name, when it is published.
     async fn rename_unsent(
         &self,
         begun: bool,
@@ -144,15 +158,16 @@ impl Vfs {
         dirty: &Arc<DirtyFile>,
         (old_key, from): (&ObjectKey, Place<'_>),
         (new_key, to): (&ObjectKey, Place<'_>),
-    ) -> Result<bool, FsError> {
+        over: Option<ETag>,
+    ) -> Result<(), FsError> {
         let held = self.tree.lock().node(ino).and_then(|node| node.version.as_ref().map(|v| v.etag.clone()));
         let Some(etag) = dirty.base().map(|base| base.etag).or_else(|| dirty.replaces()).or(held) else {
-            match dirty.rename(new_key.clone(), None).await {
+            match dirty.rename_over(new_key.clone(), over).await {
                 Err(WriteError::Retired) => self.pass_retired(dirty),
                 other => {
                     other?;
                     self.moved(ino, from, to, None);
-                    return Ok(false);
+                    return Ok(());
                 }
             }
             return self.rename_object(begun, ino, None, (old_key, from), (new_key, to)).await;
@@ -160,9 +175,9 @@ impl Vfs {
         match self.rename_object(begun, ino, Some((dirty, etag)), (old_key, from), (new_key, to)).await {
             // Another client deleted what the file was to replace: there is only the session to be moved.
             Err(FsError::NotFound) if !dirty.uses_base() => {
-                dirty.rename(new_key.clone(), None).await?;
+                dirty.rename_over(new_key.clone(), over).await?;
                 self.moved(ino, from, to, None);
-                Ok(false)
+                Ok(())
             }
             other => other,
         }
@@ -175,13 +190,13 @@ impl Vfs {
         dirty: &DirtyFile,
         (old_key, from): (&ObjectKey, Place<'_>),
         to: Place<'_>,
-    ) -> Result<bool, FsError> {
+    ) -> Result<(), FsError> {
         let sent = dirty.base().is_some() || dirty.replaces().is_some();
         self.moved(ino, from, to, None);
         if sent {
             self.client.delete_object(old_key).await?;
         }
-        Ok(sent)
+        Ok(())
     }
 
     /// What stands in the bucket: copied on the server, then deleted. A session that edits or replaces it goes along.
@@ -192,25 +207,47 @@ impl Vfs {
         session: Option<(&Arc<DirtyFile>, ETag)>,
         (old_key, from): (&ObjectKey, Place<'_>),
         (new_key, to): (&ObjectKey, Place<'_>),
-    ) -> Result<bool, FsError> {
+    ) -> Result<(), FsError> {
         let held = self.tree.lock().node(ino).and_then(|node| node.version.as_ref().map(|v| v.etag.clone()));
         let before = session.as_ref().map(|(_, etag)| etag.clone()).or(held);
-        let options = CopyOptions { if_match: before.clone(), ..CopyOptions::default() };
+        let taken = self.take_along(ino, session.is_some(), old_key).await?;
+        let replace = taken.map(|taken| taken.wanted);
+        let is_taken = replace.is_some();
+        let options = CopyOptions { if_match: before.clone(), replace, ..CopyOptions::default() };
         let before = before.unwrap_or_else(|| ETag::new(""));
         let work = Work::MoveFile { from: old_key.clone(), to: new_key.clone(), etag: before.clone() };
-        let intent = self.intents.begin(work, false)?.id;
-        let receipt = match copy_any(&self.client, old_key, new_key, &options).await {
-            Ok(receipt) => receipt,
-            // Copied, and the original deleted, before the process died.
-            Err(error) if begun && error.kind == ErrorKind::NoSuchKey => {
-                let found = self.client.head_object(new_key).await;
-                self.intents.finish(intent);
-                let found = found.map_err(|_| stale(error))?;
-                CopyReceipt { etag: found.etag, last_modified: Some(found.last_modified), crc64: found.crc64 }
-            }
+        let copied = match self.intents.begin(work, false) {
+            Ok(intent) => match copy_any(&self.client, old_key, new_key, &options).await {
+                Ok(receipt) => Ok((intent.id, receipt)),
+                // Copied, and the original deleted, before the process died.
+                Err(error) if begun && error.kind == ErrorKind::NoSuchKey => {
+                    match self.client.head_object(new_key).await {
+                        Ok(found) => Ok((
+                            intent.id,
+                            CopyReceipt {
+                                etag: found.etag,
+                                last_modified: Some(found.last_modified),
+                                crc64: found.crc64,
+                            },
+                        )),
+                        Err(_) => {
+                            self.intents.finish(intent.id);
+                            Err(stale(error))
+                        }
+                    }
+                }
+                Err(error) => {
+                    self.intents.finish(intent.id);
+                    Err(stale(error))
+                }
+            },
+            Err(error) => Err(error.into()),
+        };
+        let (intent, receipt) = match copied {
+            Ok(copied) => copied,
             Err(error) => {
-                self.intents.finish(intent);
-                return Err(stale(error));
+                self.put_attributes_back(ino);
+                return Err(error);
             }
         };
         if let Some((dirty, etag)) = &session {
@@ -222,13 +259,34 @@ impl Vfs {
         }
         let record = CopyRecord { before, after: receipt.etag, at: receipt.last_modified };
         self.moved(ino, from, to, Some((new_key, &record)));
+        if is_taken {
+            self.drop_attributes(ino);
+        } else {
+            self.rekey_attributes(ino, new_key, Some(&record.after)).await?;
+        }
+        // A session that came back after power loss would be published under the old name again.
+        self.write.spill().settle_ends().await?;
         let deleted = self.client.delete_object(old_key).await;
         self.intents.finish(intent);
         if let Err(error) = deleted {
             log::error!("{old_key} was copied to {new_key}, and stands still: {error}");
             return Err(error.into());
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// What is to be sent of a file's attributes goes with the copy that renames it; before it where the object is so
+    /// large that it may be copied part by part. What goes with a session stays with that.
+    async fn take_along(&self, ino: u64, has_session: bool, key: &ObjectKey) -> Result<Option<Taken>, FsError> {
+        if has_session {
+            return Ok(None);
+        }
+        let size = self.tree.lock().node(ino).map_or(0, |node| node.attr.size);
+        if size > TAKEN_ALONG_MAX {
+            self.send_attributes_at(ino, key).await?;
+            return Ok(None);
+        }
+        Ok(self.take_attributes(ino).await)
     }
 
     /// Shows a file under its new name. `copy` is where its object is now; readers go along.

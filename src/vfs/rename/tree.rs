@@ -12,6 +12,7 @@ use super::super::attr::Kind;
 use super::super::call::Call;
 use super::super::error::FsError;
 use super::{Place, RenameMode};
+use crate::base::caller::wait;
 use crate::base::time::{micros, now};
 use crate::base::{ObjectKey, SessionId};
 use crate::intent::{IntentRecord, Moved, Phase, TreeMove, Work};
@@ -79,7 +80,7 @@ impl Vfs {
             }
             let areas = [&old, &new].map(|path| Area::Tree(self.options.prefix.dir_key(path)));
             self.check_finished(&areas)?;
-            let fence = self.write.fences().fence(&areas).await;
+            let fence = wait(self.write.fences().fence(&areas)).await?;
             if self.child_path(from.parent, from.name)? == old && self.child_path(to.parent, to.name)? == new {
                 self.check_finished(&areas)?;
                 break (old, new, fence);
@@ -95,6 +96,7 @@ impl Vfs {
         }
         self.check_dir_target(to, &new, mode).await?;
         self.begin(call);
+        self.send_attributes_within(&old).await?;
         let (from, to) = keys;
         let durable = tree.survey().await? > 1;
         let work = Work::MoveTree { from: from.clone(), to: to.clone(), phase: Phase::Copying };
@@ -145,6 +147,7 @@ impl Vfs {
         let copies = moved.as_ref().unwrap_or(&remembered);
         if !std::mem::replace(&mut begun.shown, true) {
             self.relocate(self.path_in(&begun.from), self.path_in(&begun.to), copies);
+            self.move_attributes(&begun.from, &begun.to).await?;
         }
         self.move_sessions(begun, copies).await?;
         match (moved, begun.phase) {
@@ -252,6 +255,8 @@ impl Vfs {
                         async move { vfs.finish_file_move(&from, &to, &etag).await }
                     });
                 }
+                Work::Exchange { one, two, hidden, swap } => self.finish_later(id, [one, two, hidden], swap),
+                Work::Attributes { key, etag, changed } => self.replay_attributes(id, key, etag, changed),
                 Work::Hidden { key } => self.repeat(id, None, move |vfs| {
                     let key = key.clone();
                     async move { vfs.client.delete_object(&key).await }
@@ -261,7 +266,7 @@ impl Vfs {
     }
 
     /// Does the work of an intent again and again until it is done.
-    fn repeat<F>(
+    pub(in super::super) fn repeat<F>(
         &self,
         id: SessionId,
         fence: Option<Fence>,

@@ -23,19 +23,25 @@ pub(super) struct TestServer {
     pub(super) signer: Signer,
     running: Option<(Runtime, oneshot::Sender<()>)>,
     data: TempDir,
+    s3: bool,
 }
 
 impl TestServer {
     pub(super) fn start() -> Self {
+        Self::start_with(false)
+    }
+
+    /// `s3`: serves clients of S3 too.
+    pub(super) fn start_with(s3: bool) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let (addr, running) = run(data.path());
-        Self { addr, signer: Signer::default(), running: Some(running), data }
+        let (addr, running) = run(data.path(), s3);
+        Self { addr, signer: Signer::default(), running: Some(running), data, s3 }
     }
 
     /// Ends the server and starts another on the same data.
     pub(super) fn restart(&mut self) {
         self.stop();
-        let (addr, running) = run(self.data.path());
+        let (addr, running) = run(self.data.path(), self.s3);
         (self.addr, self.running) = (addr, Some(running));
     }
 
@@ -130,9 +136,9 @@ impl Drop for TestServer {
     }
 }
 
-fn run(data: &Path) -> (SocketAddr, (Runtime, oneshot::Sender<()>)) {
+fn run(data: &Path, s3: bool) -> (SocketAddr, (Runtime, oneshot::Sender<()>)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let options = Options { buckets: vec![BUCKET.into()], min_part: MIN_PART as u64, ..Options::new(data) };
+    let options = Options { buckets: vec![BUCKET.into()], min_part: MIN_PART as u64, s3, ..Options::new(data) };
     let server = runtime.block_on(Server::bind(options)).unwrap();
     let addr = server.addr();
     let (stop, stopped) = oneshot::channel();

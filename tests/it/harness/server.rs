@@ -136,6 +136,21 @@ impl Server {
         });
     }
 
+    /// Requests that the fault rules have struck.
+    pub(crate) fn applied(&self) -> u64 {
+        self.json("faults").as_array().unwrap().iter().map(|rule| rule["applied"].as_u64().unwrap()).sum()
+    }
+
+    /// Another client deletes an object.
+    pub(crate) fn delete(&self, key: &str) {
+        self.tell("DELETE", &object(key), b"");
+    }
+
+    /// From now on every connection is reset, or none any more.
+    pub(crate) fn outage(&self, on: bool) {
+        self.tell("POST", "outage", json!({"on": on}).to_string().as_bytes());
+    }
+
     /// Ends all faults and opens all gates.
     pub(crate) fn clear_faults(&self) {
         self.tell("DELETE", "faults", b"");
@@ -151,6 +166,11 @@ impl Server {
     /// Another client writes an object.
     pub(crate) fn put(&self, key: &str, content: &[u8]) {
         self.tell("PUT", &object(key), content);
+    }
+
+    /// Another client makes an object out of copies of another, without sending anything.
+    pub(crate) fn repeat(&self, source: &str, key: &str, times: u32) {
+        crate::conformance::repeat(&self.addr, BUCKET, source, key, times);
     }
 
     /// Another client reads an object.

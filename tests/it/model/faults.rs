@@ -115,3 +115,39 @@ fn an_edit_over_faults_is_whole() {
     }
     assert_no_sessions(&process);
 }
+
+#[test]
+fn bytes_of_the_base_that_broke_on_the_way_are_not_published() {
+    let (service, process) = both();
+    let broken = json!([{"operation": "GetObject", "times": 1, "action": {"corrupt_body": true}}]);
+    // All of it is fetched at once: that is seen at once, and done again.
+    let small = key("small");
+    let mut content = pattern(1, 5000);
+    let seen = service.put(&small, &content);
+    let file = process.edit(&small, &seen);
+    service.faults(&broken);
+    process.write(&file, 10, b"new").unwrap();
+    service.calm();
+    content[10..13].copy_from_slice(b"new");
+    process.publish(&file).unwrap();
+    assert_object(&service, &small, &content);
+
+    // A piece of it: its sum and those of what is copied must be that of the whole.
+    let large = key("large");
+    let content: Vec<u8> = (0..4).flat_map(|index| piece(index + 1)).collect();
+    for is_broken in [false, true] {
+        let seen = service.put(&large, &content);
+        let file = process.edit(&large, &seen);
+        service.faults(&if is_broken { broken.clone() } else { json!([]) });
+        process.write(&file, 2 * PIECE + 7, b"new").unwrap();
+        service.calm();
+        let published = process.publish(&file);
+        assert_eq!(published.is_err(), is_broken, "{published:?}");
+        let mut wanted = content.clone();
+        if !is_broken {
+            wanted[2 * PIECE as usize + 7..][..3].copy_from_slice(b"new");
+        }
+        assert_object(&service, &large, &wanted);
+        process.run(file.discard()).unwrap();
+    }
+}

@@ -33,16 +33,22 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn start(service: &Service) -> Self {
-        Self::over(service, tempfile::tempdir().unwrap())
+        Self::start_limited(service, u64::MAX)
     }
 
-    fn over(service: &Service, root: tempfile::TempDir) -> Self {
+    /// One that keeps no more than `limit` bytes in spill files.
+    pub(super) fn start_limited(service: &Service, limit: u64) -> Self {
+        Self::over(service, tempfile::tempdir().unwrap(), limit)
+    }
+
+    fn over(service: &Service, root: tempfile::TempDir, limit: u64) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let folder = LockedFolder::lock(Layout::new(root.path()), "a test").unwrap();
         let (journal, _writer) = Journal::open(&folder.layout().journal()).unwrap();
         let client = service.client();
         let upload = UploadEngine::new(client.clone(), journal, UploadOptions { workers: 4 });
-        let engine = WriteEngine::new(upload, SpillStore::open(&folder), PIECE, runtime.handle().clone());
+        let engine =
+            WriteEngine::new(upload, SpillStore::open_limited(&folder, limit), PIECE, runtime.handle().clone());
         Self { engine, client, runtime, root, _folder: folder }
     }
 
@@ -82,13 +88,14 @@ impl Process {
 
     /// Kills it and starts the next one over a copy of its state.
     pub(super) fn crash(self, service: &Service, with_journal: bool) -> Self {
+        let limit = self.engine.spill().gauge().limit().unwrap_or(u64::MAX);
         let copy = self.kill(with_journal);
-        Self::over(service, copy)
+        Self::over(service, copy, limit)
     }
 
     /// Starts another one over a state folder; this one may go on, but not in that folder.
     pub(super) fn restart_over(service: &Service, state: tempfile::TempDir) -> Self {
-        Self::over(service, state)
+        Self::over(service, state, u64::MAX)
     }
 
     fn kill(self, with_journal: bool) -> tempfile::TempDir {
@@ -127,14 +134,15 @@ impl Process {
     }
 
     /// All of a file as a reader sees it; an error where the service does not give the base any more.
-    pub(super) fn read(&self, file: &DirtyFile) -> Result<Vec<u8>, ossfuse::oss::Error> {
+    pub(super) fn read(&self, file: &Arc<DirtyFile>) -> Result<Vec<u8>, ossfuse::oss::Error> {
         let mut out = Vec::new();
-        for segment in file.segments(ByteRange::new(0, file.size())).unwrap() {
+        for segment in self.run(file.segments(ByteRange::new(0, file.size()))).unwrap() {
             match segment {
                 Segment::Zeros(len) => out.resize(out.len() + len as usize, 0),
+                Segment::Away(range) => panic!("{range:?} cannot be had"),
                 Segment::Local { file, offset, len } => out.extend(read_local(&file, offset, len)),
                 Segment::Base(range) => {
-                    let base = file.base().unwrap();
+                    let base = file.content_base().unwrap();
                     let options = GetOptions { range: Some(range), if_match: Some(base.etag), ..GetOptions::default() };
                     out.extend(self.run(collect(&self.client, &base.key, &options))?);
                 }

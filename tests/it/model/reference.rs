@@ -13,7 +13,7 @@ use ossfuse::write::{CONFLICT, DirtyFile, Rekeyed, WriteError};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::process::{Process, base_of};
+use super::process::{PIECE, Process, base_of};
 use super::service::Service;
 use super::{key, pattern, write_into};
 
@@ -106,8 +106,8 @@ struct World {
 }
 
 impl World {
-    fn new(service: Arc<Service>, prefix: String) -> Self {
-        let process = Some(Process::start(&service));
+    fn new(service: Arc<Service>, prefix: String, limit: u64) -> Self {
+        let process = Some(Process::start_limited(&service, limit));
         let mut world = Self {
             service,
             process,
@@ -404,10 +404,10 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn play(service: &Arc<Service>, ops: &[(usize, Op)]) {
+fn play(service: &Arc<Service>, limit: u64, ops: &[(usize, Op)]) {
     static CASES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let case = CASES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let mut world = World::new(service.clone(), format!("case-{case}"));
+    let mut world = World::new(service.clone(), format!("case-{case}"), limit);
     for (at, op) in ops {
         world.play(*at, op);
     }
@@ -428,9 +428,10 @@ fn random_histories_end_as_the_reference_says() {
     let config =
         ProptestConfig { cases: cases(), failure_persistence: None, max_shrink_iters: 300, ..Default::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
+    let limits = prop_oneof![2 => Just(u64::MAX), 1 => Just(4 * PIECE)];
     let histories = prop::collection::vec((0..2usize, op()), 4..24);
-    let result = runner.run(&histories, |ops| {
-        play(&service, &ops);
+    let result = runner.run(&(limits, histories), |(limit, ops)| {
+        play(&service, limit, &ops);
         Ok(())
     });
     if let Err(error) = result {

@@ -100,7 +100,7 @@ fn a_session_that_cannot_be_published_holds_no_other_up() {
 }
 
 #[test]
-fn a_session_that_is_written_again_before_its_turn_is_left_to_its_writer() {
+fn a_session_that_is_written_again_before_it_is_replayed_is_left_to_its_writer() {
     let (service, process) = both();
     for name in ["first", "reopened"] {
         let file = process.create(&key(name), None);
@@ -110,11 +110,11 @@ fn a_session_that_is_written_again_before_its_turn_is_left_to_its_writer() {
         assert!(process.publish(&file).is_err());
     }
     let process = process.crash(&service, true);
-    service.faults(&json!([{"operation": "HeadObject", "key": "first", "action": {"hold": "turn"}}]));
+    service.faults(&json!([{"operation": "HeadObject", "action": {"hold": "turn"}}]));
     let replay = Replay::prepare(&process.engine, Mode::Safe).unwrap();
     let file = process.engine.session_for(&key("reopened")).unwrap();
     let run = process.runtime.spawn(replay.run());
-    service.wait_at_gate("turn", 1);
+    service.wait_at_gate("turn", 2);
     process.write(&file, 3, b"by a user").unwrap();
     process.run(file.truncate_waiting(PIECE + 7)).unwrap();
     service.open_gate("turn");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ossfuse::base::{ETag, ObjectKey};
 use ossfuse::devserver::{Options, Server};
-use ossfuse::oss::{Addressing, Client, ClientOptions, Credentials, Endpoint, SignatureVersion};
+use ossfuse::oss::{Addressing, Client, ClientOptions, Credentials, Endpoint, Limits, SignatureVersion};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -58,6 +58,8 @@ impl Service {
                 security_token: None,
             },
             try_timeout: Duration::from_secs(20),
+            outage_timeout: Duration::ZERO,
+            limits: Limits::default(),
         })
         .unwrap()
     }

@@ -1,0 +1,117 @@
+//! Making many small files survive power loss at the price of one.
+//!
+//! Each fsync of a new file costs a commit of the disk's own journal. One thread takes whatever asks at the same time,
+//! and asks the kernel to write the file system out once; where other programs have much to be written there, which
+//! would have to be waited for, the files are synced one by one instead.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use tokio::sync::oneshot;
+
+use super::SpillError;
+
+/// Bytes of the whole machine that wait to be written, up to which the file system is written out as a whole.
+const DIRTY_MAX: u64 = 32 << 20;
+/// So many files that are synced one by one cost more than anything else could.
+const CROWD: usize = 64;
+
+/// The thread that does it; started when it is first needed.
+#[derive(Debug, Default)]
+pub(super) struct Committer {
+    jobs: OnceLock<Sender<Job>>,
+}
+
+#[derive(Debug)]
+struct Job {
+    paths: Vec<PathBuf>,
+    done: oneshot::Sender<Result<(), SpillError>>,
+}
+
+impl Committer {
+    /// Makes files and folders, all on the file system of `root`, survive power loss.
+    pub(super) async fn commit(&self, root: &Path, paths: Vec<PathBuf>) -> Result<(), SpillError> {
+        let (done, answer) = oneshot::channel();
+        let jobs = self.jobs.get_or_init(|| start(root.to_owned()));
+        // The thread lives as long as the process; one that could not be started has dropped its end.
+        if jobs.send(Job { paths, done }).is_err() {
+            log::error!("no thread to write to the disk");
+        }
+        let gone = || SpillError::io(root)(std::io::Error::other("no thread to write to the disk"));
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+fn start(root: PathBuf) -> Sender<Job> {
+    let (sender, jobs) = channel();
+    let started = std::thread::Builder::new().name("committer".into()).spawn(move || work(&root, &jobs));
+    if let Err(error) = started {
+        log::error!("no thread to write to the disk: {error}");
+    }
+    sender
+}
+
+fn work(root: &Path, jobs: &Receiver<Job>) {
+    // Held open from the start: it is told of what went wrong in the background meanwhile, too.
+    let folder = File::open(root);
+    while let Ok(first) = jobs.recv() {
+        let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter()).collect();
+        let files: usize = batch.iter().map(|job| job.paths.len()).sum();
+        let at_once = files > 1 && (files >= CROWD || dirty_bytes().is_some_and(|bytes| bytes <= DIRTY_MAX));
+        let whole = at_once && folder.as_ref().is_ok_and(|folder| sync_all(folder).is_ok());
+        for Job { paths, done } in batch {
+            // After a failure of the whole, each is told what is wrong with its own.
+            let result = if whole { Ok(()) } else { paths.iter().try_for_each(|path| sync_one(path)) };
+            // Who asked may have gone.
+            drop(done.send(result));
+        }
+    }
+}
+
+fn sync_one(path: &Path) -> Result<(), SpillError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(SpillError::io(path))
+}
+
+/// Writes out the file system that `folder` is on.
+fn sync_all(folder: &File) -> std::io::Result<()> {
+    // SAFETY: a plain call on a descriptor that lives through it.
+    match unsafe { libc::syncfs(folder.as_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Bytes in the kernel's cache that are not on any disk yet.
+fn dirty_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = |name: &str| -> Option<u64> {
+        text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    Some((kib("Dirty:")? + kib("Writeback:")?) * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_at_once_is_done_or_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let committer = Committer::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let file = temp.path().join("f");
+            std::fs::write(&file, "x").unwrap();
+            let good = committer.commit(temp.path(), vec![file.clone()]);
+            let bad = committer.commit(temp.path(), vec![temp.path().join("absent")]);
+            assert!(good.await.is_ok());
+            assert!(bad.await.is_err());
+            let both = committer.commit(temp.path(), vec![file, temp.path().to_owned()]);
+            assert!(both.await.is_ok());
+        });
+        assert!(dirty_bytes().is_some());
+    }
+}

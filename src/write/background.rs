@@ -1,0 +1,152 @@
+//! Files that are closed on the local disk (`--close local`), on their way to the service.
+//!
+//! A closed file waits a moment before it is sent: what is renamed or deleted meanwhile (a temporary file that gets its
+//! name) costs one upload, or none. So many files are sent at a time; those that wait can still be changed, renamed and
+//! deleted without a request. What fails is tried for ever: the bytes are safe, and pending until they are sent.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, Semaphore};
+
+use super::WriteError;
+use super::file::DirtyFile;
+use super::publish::{CONFLICT, RETRY_PAUSE};
+
+/// How long a closed file waits for its name to change, or for its end.
+const LINGER: Duration = Duration::from_secs(1);
+/// Files that are finished at a time; the bodies under way are bounded by the upload workers.
+const FILES_AT_ONCE: usize = 64;
+
+/// What waits to be sent.
+#[derive(Debug)]
+pub(super) struct Queue {
+    permits: Semaphore,
+    /// Somebody waits: nothing lingers that was closed until now.
+    hurried: Notify,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { permits: Semaphore::new(FILES_AT_ONCE), hurried: Notify::new() }
+    }
+}
+
+impl Queue {
+    /// Sends at once what still lingers.
+    pub(super) fn hurry(&self) {
+        self.hurried.notify_waiters();
+    }
+}
+
+impl DirtyFile {
+    /// Closes the file: from here on power loss does not take what was written, nor the promise to publish it. It is
+    /// sent in the background. A file that was closed and not changed since costs nothing.
+    ///
+    /// # Errors
+    /// What the local disk answered: nothing is promised then.
+    pub async fn close_locally(self: &Arc<Self>) -> Result<(), WriteError> {
+        if self.is_closed_locally() {
+            return Ok(());
+        }
+        let _one = self.publishing.lock().await;
+        if self.is_over() || self.is_closed_locally() {
+            return Ok(());
+        }
+        {
+            let _gate = self.close_gate().await;
+            let (dir, pieces) = {
+                let _structure = self.structure.lock();
+                let dir = self.ensure_dir()?;
+                self.note_closing()?;
+                (dir, self.state.lock().take_unsynced())
+            };
+            if let Err(error) = dir.commit(&pieces).await {
+                self.state.lock().put_unsynced(&pieces);
+                return Err(error.into());
+            }
+            self.state.lock().closed_locally = true;
+        }
+        self.send_later();
+        Ok(())
+    }
+
+    fn is_closed_locally(&self) -> bool {
+        let state = self.state.lock();
+        state.closed_locally && state.is_closed()
+    }
+
+    /// Published, discarded or kept: nothing more will come of it.
+    fn is_over(&self) -> bool {
+        let state = self.state.lock();
+        state.retired.is_some() || state.ended || state.record.key.is_none()
+    }
+
+    /// Sends a closed file in the background, when it has waited a moment.
+    fn send_later(self: &Arc<Self>) {
+        if self.retrying.swap(true, Ordering::AcqRel) {
+            // It is waiting already, and is sent as it is then.
+            return;
+        }
+        let file = self.clone();
+        self.engine.runtime().spawn(async move {
+            loop {
+                file.send_while_closed().await;
+                file.retrying.store(false, Ordering::Release);
+                // Closed again before that was said: then nobody else was told to send it.
+                if file.is_over() || !file.is_closed_locally() || file.retrying.swap(true, Ordering::AcqRel) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Tries until it is published, or changed again: then its next close sends it.
+    async fn send_while_closed(self: &Arc<Self>) {
+        let queue = self.engine.queue();
+        let mut pause = LINGER;
+        loop {
+            let waiting = Instant::now();
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = queue.hurried.notified() => {}
+            }
+            if waiting.elapsed() < pause && pause > LINGER {
+                // Who is in a hurry does not make a sick service well.
+                tokio::time::sleep(RETRY_PAUSE.0).await;
+            }
+            let Ok(_permit) = queue.permits.acquire().await else { return };
+            if self.is_over() || !self.is_closed_locally() {
+                return;
+            }
+            match self.publish().await {
+                Ok(_) | Err(WriteError::Retired) => return,
+                Err(error) if error.is_conflict() => return self.keep_in_background(CONFLICT).await,
+                Err(error @ WriteError::Lost) => return self.keep_in_background(&error.to_string()).await,
+                Err(_) => pause = (pause * 2).clamp(RETRY_PAUSE.0 * 2, RETRY_PAUSE.1),
+            }
+        }
+    }
+}
+
+impl super::state::State {
+    /// The spill files that were written since they were last synced; from here on they count as synced.
+    pub(super) fn take_unsynced(&mut self) -> Vec<u64> {
+        let unsynced = self.pieces.iter_mut().filter(|(_, piece)| piece.unsynced);
+        let taken = unsynced.map(|(index, piece)| {
+            piece.unsynced = false;
+            *index
+        });
+        taken.collect()
+    }
+
+    /// They were not synced after all.
+    pub(super) fn put_unsynced(&mut self, pieces: &[u64]) {
+        for index in pieces {
+            if let Some(piece) = self.pieces.get_mut(index) {
+                piece.unsynced = true;
+            }
+        }
+    }
+}

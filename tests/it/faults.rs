@@ -1,0 +1,190 @@
+//! The n-th request fails, for every n until a run meets no fault: whatever fails and however, the tools' exit status
+//! and the bucket agree.
+//!
+//! One fault that passes never fails a tool: it is tried again. What is listed here runs in CI; `OSSFUSE_FAULTS_LONG=1`
+//! (or `scripts/faults`) runs every kind of work under every kind of fault.
+
+use serde_json::{Value, json};
+
+use super::harness::{Bench, KIB, Mount, assert_same, noise, told, wait_until};
+
+/// More requests than any piece of work here makes.
+const REQUESTS_MAX: u64 = 60;
+
+/// Work on a bucket that [`prepare`] has filled: a script in the mount, and what the bucket holds when it is done.
+struct Work {
+    name: &'static str,
+    script: &'static str,
+    /// Whether the script can tell that a reply's body was changed on its way.
+    checked: bool,
+    done: fn() -> Vec<(&'static str, Option<Vec<u8>>)>,
+}
+
+fn old(len: usize) -> Vec<u8> {
+    noise(81, len)
+}
+
+fn new(len: usize) -> Vec<u8> {
+    noise(82, len)
+}
+
+fn edited(at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut content = old(350 * KIB);
+    content[at..at + bytes.len()].copy_from_slice(bytes);
+    content
+}
+
+const WORKS: &[Work] = &[
+    Work {
+        name: "a new small file",
+        script: "cp ../small w/f",
+        checked: true,
+        done: || vec![("w/f", Some(new(9 * KIB)))],
+    },
+    Work {
+        name: "a new large file",
+        script: "cp ../large w/f",
+        checked: true,
+        done: || vec![("w/f", Some(new(350 * KIB)))],
+    },
+    Work {
+        name: "an overwrite",
+        script: "cp ../large w/old",
+        checked: true,
+        done: || vec![("w/old", Some(new(350 * KIB)))],
+    },
+    Work {
+        name: "an append",
+        script: "echo more >> w/old",
+        checked: false,
+        done: || vec![("w/old", Some([old(350 * KIB), b"more\n".to_vec()].concat()))],
+    },
+    Work {
+        name: "an edit in the middle",
+        script: "printf X | dd of=w/old bs=1 seek=150000 conv=notrunc status=none",
+        checked: false,
+        done: || vec![("w/old", Some(edited(150_000, b"X")))],
+    },
+    Work {
+        name: "a rename",
+        script: "mv w/old w/new",
+        checked: true,
+        done: || vec![("w/old", None), ("w/new", Some(old(350 * KIB)))],
+    },
+    Work {
+        name: "a rename over another",
+        script: "mv w/old w/small",
+        checked: true,
+        done: || vec![("w/old", None), ("w/small", Some(old(350 * KIB)))],
+    },
+    Work {
+        name: "a rename of a directory",
+        script: "mv w v",
+        checked: false,
+        done: || vec![("w/old", None), ("w/small", None), ("v/old", Some(old(350 * KIB))), ("v/small", Some(old(5)))],
+    },
+    Work {
+        name: "listing and reading",
+        script: "ls w | tr '\\n' ' ' | grep -x 'old small '; cmp ../old w/old; cmp ../tiny w/small",
+        checked: false,
+        done: || vec![("w/old", Some(old(350 * KIB)))],
+    },
+    Work {
+        name: "attributes, a directory and deleting",
+        script: "chmod 600 w/small; mkdir w/d; rmdir w/d; rm w/old",
+        checked: false,
+        done: || vec![("w/old", None), ("w/small", Some(old(5))), ("w/d/", None)],
+    },
+];
+
+fn faults() -> Vec<(&'static str, Value)> {
+    vec![
+        ("500", json!({"status": 500, "code": "InternalError"})),
+        ("503", json!({"status": 503, "code": "ServiceUnavailable"})),
+        ("a reset before", json!({"reset": "before"})),
+        ("a reset after", json!({"reset": "after"})),
+        ("a truncated body", json!({"truncate_body": 20})),
+        ("a changed body", json!({"corrupt_body": true})),
+    ]
+}
+
+/// The bucket as every run finds it.
+fn prepare(bench: &Bench) {
+    bench.server.clear_faults();
+    for object in bench.server.keys() {
+        bench.server.delete(&object);
+    }
+    bench.server.put("w/old", &old(350 * KIB));
+    bench.server.put("w/small", &old(5));
+}
+
+/// Runs the work with its n-th request struck; whether it was struck at all.
+fn run(bench: &Bench, mount: &Mount<'_>, work: &Work, (fault, action): &(&str, Value), n: u64) -> bool {
+    let about = format!("{} under {fault} of request {n}", work.name);
+    prepare(bench);
+    bench.server.faults(&json!([{"operation": "*", "skip": n, "times": 1, "action": action}]));
+    let output = mount.try_sh(work.script);
+    assert!(output.status.success(), "{about}: {}", told(&output));
+    let struck = bench.server.applied() > 0;
+    // The exit status is what the tools rely on: what it says is so by then, not some time later.
+    for (key, content) in (work.done)() {
+        match content {
+            Some(content) => {
+                assert_same(&bench.server.get(key).unwrap_or_else(|| panic!("{about}: no {key}")), &content, &about);
+            }
+            None => assert!(bench.server.get(key).is_none(), "{about}: {key} is still there"),
+        }
+    }
+    bench.server.clear_faults();
+    wait_until("all is settled", || mount.status()["pending"]["files"] == 0);
+    struck
+}
+
+/// Every request of the work fails in its turn; how many there were.
+fn each_request_fails(work: &Work, fault: &(&str, Value)) -> u64 {
+    let Some(bench) = Bench::new() else { return 0 };
+    for (name, content) in
+        [("small", new(9 * KIB)), ("large", new(350 * KIB)), ("old", old(350 * KIB)), ("tiny", old(5))]
+    {
+        bench.file(name, &content);
+    }
+    for n in 0..REQUESTS_MAX {
+        prepare(&bench);
+        // A mount of its own each time: nothing of the run before is known.
+        let mount = bench.mount(&["--part-size", "100KiB"]);
+        let struck = run(&bench, &mount, work, fault, n);
+        mount.umount();
+        if !struck {
+            assert_eq!(bench.recover_list(), [Value::Null; 0], "{}", work.name);
+            return n;
+        }
+    }
+    panic!("{}: it never ends", work.name);
+}
+
+fn is_long() -> bool {
+    std::env::var("OSSFUSE_FAULTS_LONG").is_ok_and(|value| value == "1")
+}
+
+/// The kinds of fault in turn, one for each kind of work: all pairs only where there is time.
+fn all_of(first: usize) {
+    for (at, work) in WORKS.iter().enumerate().filter(|(at, _)| at % 2 == first) {
+        for (kind, fault) in faults().iter().enumerate() {
+            let applies = fault.0 != "a changed body" || work.checked;
+            if applies && (is_long() || [at % 4, 3].contains(&kind)) {
+                let requests = each_request_fails(work, fault);
+                println!("{} under {}: {requests} requests failed in turn", work.name, fault.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_fault_never_fails_a_tool() {
+    all_of(0);
+}
+
+#[test]
+fn one_fault_never_fails_another_tool() {
+    all_of(1);
+}
