@@ -88,7 +88,8 @@ impl Vfs {
         let NewObject { attr, headers, body, link } = new;
         let size = body.len() as u64;
         self.begin(call);
-        let sent = PutHeaders { forbid_overwrite: true, ..headers.clone() };
+        // What stands there, if the request had begun, is its own.
+        let sent = PutHeaders { forbid_overwrite: !self.was_begun(call), ..headers.clone() };
         let receipt = match self.client.put_object(&key, &Body::Bytes(body), &sent).await {
             Err(error) if error.kind == ErrorKind::AlreadyExists => self.met(&key, error, size, &headers).await?,
             other => other?,
