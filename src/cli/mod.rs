@@ -22,6 +22,7 @@ mod status;
 mod sync;
 mod table;
 mod umount;
+mod upgrade;
 mod uploads;
 mod usage;
 
@@ -32,6 +33,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::Problem;
+use crate::worker;
 
 /// Mount an Alibaba Cloud OSS bucket as a folder.
 ///
@@ -56,6 +58,7 @@ enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Status(status::Args),
+    Upgrade(upgrade::Args),
     Sync(sync::Args),
     Recover(recover::Args),
     Uploads(uploads::Args),
@@ -118,6 +121,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Sync(args) => sync::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Uploads(args) => uploads::run(&args),
@@ -128,6 +132,16 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Completions(args) => pages::completions(&args),
         Command::DevServer(args) => dev_server::run(&args),
     }
+}
+
+/// Takes a mount over from another supervisor, if that is what this process was started for.
+pub fn supervise_if_asked() -> Option<ExitCode> {
+    mount::take_over_if_asked()
+}
+
+/// Serves as the worker of a mount, if that is what this process was started for.
+pub fn work_if_asked() -> Option<ExitCode> {
+    worker::accept_if_asked().map(mount::work)
 }
 
 /// A line on stderr. That nobody reads it any more is no reason to fail.

@@ -1,15 +1,20 @@
 //! `ossfuse mount`: settles the configuration, looks at the place, and serves or has served.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde::{Deserialize, Serialize};
 
 use clap::builder::ArgPredicate;
 
 use super::flags::MountFlags;
 use super::table::{fit, render};
 use super::{Error, complain, detach, preflight, print};
-use crate::config::{self, Environment, Layers, MountConfig, Problem, RawOptions, options};
+use crate::config::{self, Environment, Layers, LogConfig, MountConfig, Problem, RawOptions, RawValue, options};
 use crate::control::{READY_VARIABLE, Ready};
-use crate::{logging, worker};
+use crate::supervise::memory_file;
+use crate::worker::{self, Supervised};
+use crate::{logging, supervise};
 
 /// Mount a bucket, or a prefix of it, as a folder.
 ///
@@ -59,6 +64,31 @@ impl Args {
     }
 }
 
+/// What a mount was told, for each of its workers: options that a file or the environment has given may be others by
+/// the time that one is started.
+#[derive(Serialize, Deserialize)]
+struct Settings {
+    target: String,
+    mountpoint: PathBuf,
+    cwd: PathBuf,
+    options: Vec<(String, RawValue)>,
+}
+
+impl Settings {
+    fn config(self) -> Result<MountConfig, Problem> {
+        let environment = Environment { cwd: self.cwd, ..Environment::of_process() };
+        let raw = RawOptions::from_pairs(self.options);
+        config::resolve_mount(&raw, &environment, &self.target.parse()?, &self.mountpoint)
+    }
+}
+
+/// A mount whose options are settled.
+struct Settled {
+    layers: Layers,
+    config: MountConfig,
+    settings: Settings,
+}
+
 /// Runs the command, in any of its three places: the foreground, the command that starts a mount in the background,
 /// and that mount itself.
 ///
@@ -69,19 +99,20 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     if args.raw()?.flag(&options::SHOW_CONFIG)? {
         return show(args, &environment);
     }
-    let (layers, config) = settle(args, &environment)?;
+    let settled = settle(args, &environment)?;
     if let Some(pipe) = environment.variable(READY_VARIABLE) {
-        return serve_in_background(config, pipe, &layers.warnings);
+        return serve_in_background(settled, pipe);
     }
+    let Settled { layers, config, .. } = &settled;
     let state_dir_is_chosen = layers.raw.given(&options::STATE_DIR).is_some();
-    preflight::check(&config, state_dir_is_chosen)?;
+    preflight::check(config, state_dir_is_chosen)?;
     if config.foreground {
-        return serve(config, Ready::nobody(), &layers.warnings);
+        return serve(settled, Ready::nobody());
     }
     for warning in &layers.warnings {
         complain(&format!("warning: {warning}"));
     }
-    detach::start(&config)
+    detach::start(config)
 }
 
 /// Prints what holds, and mounts nothing.
@@ -110,35 +141,99 @@ pub(super) fn check(target: &str, mountpoint: &Path, raw: RawOptions) -> Result<
     settle(&Args::of(target.to_owned(), mountpoint.to_owned(), MountFlags(raw)), &environment).map(drop)
 }
 
-fn settle(args: &Args, environment: &Environment) -> Result<(Layers, MountConfig), Error> {
+fn settle(args: &Args, environment: &Environment) -> Result<Settled, Error> {
     let layers = Layers::gather(args.raw()?, environment)?;
     let target = args.target.parse()?;
     let mountpoint = config::absolute_mountpoint(&args.mountpoint, &environment.cwd)
         .map_err(|error| preflight::unreachable_folder(&args.mountpoint, &error))?;
     let config = config::resolve_mount(&layers.raw, environment, &target, &mountpoint)?;
-    Ok((layers, config))
+    let (target, cwd, options) = (args.target.clone(), environment.cwd.clone(), layers.raw.pairs());
+    Ok(Settled { layers, config, settings: Settings { target, mountpoint, cwd, options } })
 }
 
-fn serve(config: MountConfig, ready: Ready, warnings: &[String]) -> Result<(), Error> {
-    if let Err(error) = logging::start(&config.log) {
-        let file = config.log.file.as_deref().unwrap_or(Path::new("stderr"));
+fn serve(settled: Settled, ready: Ready) -> Result<(), Error> {
+    let Settled { layers, config, settings } = settled;
+    if config.supervised {
+        // The worker writes the log; what there is to say about workers goes to stderr, which is the same place.
+        start_log(&LogConfig { file: None, ..config.log.clone() }, &layers.warnings)?;
+        return supervise(&config, &settings, ready);
+    }
+    start_log(&config.log, &layers.warnings)?;
+    worker::run(config, ready).map_err(|error| Error::line(error.to_string()))
+}
+
+fn start_log(config: &LogConfig, warnings: &[String]) -> Result<(), Error> {
+    if let Err(error) = logging::start(config) {
+        let file = config.file.as_deref().unwrap_or(Path::new("stderr"));
         return Err(Error::new(file.display(), format!("the log cannot be written: {error}"), "see --log-file"));
     }
     for warning in warnings {
         log::warn!("{warning}");
     }
-    worker::run(config, ready).map_err(|error| Error::line(error.to_string()))
+    Ok(())
+}
+
+fn supervise(config: &MountConfig, settings: &Settings, ready: Ready) -> Result<(), Error> {
+    let place = config.mountpoint.display();
+    let prepared = serde_json::to_vec(settings)
+        .map_err(std::io::Error::other)
+        .and_then(|settings| Ok((memory_file(c"settings", &settings)?, worker::estate(config)?)));
+    let outcome = prepared.and_then(|(settings, estate)| supervise::run(estate, settings, ready));
+    match outcome {
+        Ok(supervise::Outcome::Ended) => Ok(()),
+        Ok(supervise::Outcome::Failed(line)) => Err(Error::line(line)),
+        Err(error) => Err(Error::new(place, error, "see the log")),
+    }
+}
+
+/// Holds a mount that another supervisor has held before.
+pub(super) fn take_over_if_asked() -> Option<ExitCode> {
+    let outcome = supervise::take_over_if_asked()?;
+    Some(match outcome {
+        Ok(supervise::Outcome::Ended) => ExitCode::SUCCESS,
+        Ok(supervise::Outcome::Failed(line)) => {
+            complain(&line);
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            complain(&format!("the mount cannot be taken over: {error}"));
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// The worker of a mount. It speaks to its supervisor and into the log, to nobody else.
+pub(super) fn work((supervised, settings): (Supervised, Vec<u8>)) -> ExitCode {
+    let config = serde_json::from_slice::<Settings>(&settings)
+        .map_err(|error| error.to_string())
+        .and_then(|settings| settings.config().map_err(|problem| problem.to_string()));
+    let config = config.and_then(|config| match logging::start(&config.log) {
+        Ok(()) => Ok(config),
+        Err(error) => Err(format!("the log cannot be written: {error}; see --log-file")),
+    });
+    let failed = match config {
+        Ok(config) => worker::run_supervised(config, supervised.clone()).err().map(|error| error.to_string()),
+        Err(line) => Some(line),
+    };
+    match failed {
+        None => ExitCode::SUCCESS,
+        Some(line) => {
+            log::error!("{line}");
+            supervised.failed(line);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The mount that [`detach::start`] has started: speaks over the pipe and into the log, to nobody else.
-fn serve_in_background(config: MountConfig, pipe: &str, warnings: &[String]) -> Result<(), Error> {
+fn serve_in_background(settled: Settled, pipe: &str) -> Result<(), Error> {
     let ready = Ready::from_variable(pipe)
         .map_err(|error| Error::new(READY_VARIABLE, error, "this variable is not for setting by hand"))?;
     // A working directory would keep its file system from being unmounted. All paths are absolute by now.
     if let Err(error) = std::env::set_current_dir("/") {
         log::warn!("cannot leave the working directory: {error}");
     }
-    let result = serve(config, ready.clone(), warnings);
+    let result = serve(settled, ready.clone());
     result.map_err(|error| {
         let line = error.line.unwrap_or_default();
         ready.failed(&line);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,8 +16,8 @@ use crate::control::client::{self, live_sockets};
 use crate::control::protocol::{Expiring, LastError, MountState, StatusReport, UploadStatus};
 use crate::control::{MountStatus, Pending, Request, Response};
 
-/// How long a mount may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a mount may take to answer: a worker that has died is replaced within that, or it is said that there is none.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is shown again by `--watch`.
 const WATCH: Duration = Duration::from_secs(1);
 /// Cells of the bar of an upload.
@@ -120,7 +120,7 @@ fn progress(mounts: &[MountStatus], width: usize) -> String {
 fn of_one(path: &Path, environment: &Environment, runtime_dir: &Path) -> Result<MountStatus, Error> {
     let place = path.display();
     let mountpoint = absolute_mountpoint(path, &environment.cwd).map_err(|error| Error::new(&place, error, ""))?;
-    match ask(&socket_path(runtime_dir, &mountpoint)) {
+    match ask(&socket_path(runtime_dir, &mountpoint), &mountpoint) {
         Ok(status) => Ok(status),
         Err(client::Error::NotRunning) => {
             Err(Error::new(&place, "no mount of this user is running there", "see `ossfuse status`"))
@@ -134,7 +134,7 @@ fn of_all(runtime_dir: &Path) -> Result<Vec<MountStatus>, Error> {
     let sockets = live_sockets(runtime_dir).map_err(|error| Error::new(runtime_dir.display(), error, ""))?;
     let mut mounts = Vec::new();
     for socket in sockets {
-        match ask(&socket) {
+        match ask(&socket, Path::new(socket.file_stem().unwrap_or_default())) {
             Ok(status) => mounts.push(status),
             // It has ended since the folder was read.
             Err(client::Error::NotRunning | client::Error::Ended) => {}
@@ -145,10 +145,24 @@ fn of_all(runtime_dir: &Path) -> Result<Vec<MountStatus>, Error> {
     Ok(mounts)
 }
 
-fn ask(socket: &Path) -> Result<MountStatus, client::Error> {
-    match client::ask(socket, &Request::Status, PATIENCE)? {
-        Response::Status { status } => Ok(*status),
-        _ => Err(client::Error::Ended),
+/// Asks again where the worker dies over its answer; connections wait for the next one.
+fn ask(socket: &Path, mountpoint: &Path) -> Result<MountStatus, client::Error> {
+    let begun = Instant::now();
+    loop {
+        let mut client = client::Client::connect(socket)?;
+        let supervisor_pid = client.listener_pid();
+        let left = PATIENCE.saturating_sub(begun.elapsed());
+        match client.send(&Request::Status).and_then(|()| client.receive(left)) {
+            Ok(Response::Status { status }) => return Ok(*status),
+            Err(client::Error::Ended) if !left.is_zero() => {}
+            // Somebody holds the mount, and nobody serves it just now.
+            Err(client::Error::Silent | client::Error::Ended) => {
+                let mountpoint = mountpoint.display().to_string();
+                return Ok(MountStatus { mountpoint, supervisor_pid, ..MountStatus::default() });
+            }
+            Ok(_) => return Err(client::Error::Ended),
+            Err(error) => return Err(error),
+        }
     }
 }
 

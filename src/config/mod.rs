@@ -52,6 +52,8 @@ pub struct MountConfig {
     pub offline: OfflineMode,
     /// Stay in the foreground.
     pub foreground: bool,
+    /// A supervisor holds the mount, so that it outlives the process that serves it.
+    pub supervised: bool,
     pub log: LogConfig,
 }
 

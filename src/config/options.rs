@@ -257,6 +257,8 @@ options! {
         "Stay in the foreground and log to stderr; Ctrl-C unmounts", short 'f';
     SHOW_CONFIG = "show-config", Running, Flag, "", None,
         "Print every option with its value and where that comes from, and mount nothing";
+    NO_SUPERVISOR = "no-supervisor", Running, Flag, "", None,
+        "Serve from one process, whose crash is the end of the mount; for debugging";
     LOG_FILE = "log-file", Running, Path, "PATH", None,
         "Log to this file [default: stderr with -f, else `log` in the mount's state folder]";
     LOG_FORMAT = "log-format", Running, Choice(&["text", "json"]), "text|json", Some("text"),

@@ -7,12 +7,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::options::{self, Kind, OPTIONS, OptionSpec};
 use super::problem::{Problem, did_you_mean};
 use crate::base::units;
 
 /// Where a value comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     Default,
     File {
@@ -59,7 +61,7 @@ impl Source {
 }
 
 /// A value as it was typed.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawValue {
     pub text: String,
     pub source: Source,
@@ -94,6 +96,22 @@ impl RawOptions {
                 self.set(spec, value.text, value.source);
             }
         }
+    }
+
+    /// Names and values, for a process that shall work by the same ones.
+    pub fn pairs(&self) -> Vec<(String, RawValue)> {
+        self.values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    }
+
+    /// The other way round. What is unknown here is left out.
+    pub fn from_pairs(pairs: Vec<(String, RawValue)>) -> Self {
+        let mut raw = Self::default();
+        for (name, value) in pairs {
+            if let Some(spec) = options::find(&name) {
+                raw.set(spec, value.text, value.source);
+            }
+        }
+        raw
     }
 
     /// What somebody set.

@@ -85,6 +85,7 @@ pub fn resolve_mount(
         mountpoint: mountpoint.to_owned(),
         state_folder,
         foreground,
+        supervised: !raw.flag(&o::NO_SUPERVISOR)?,
     })
 }
 

@@ -4,6 +4,7 @@
 //! second a fault.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -56,6 +57,18 @@ impl Client {
             }
             Err(error) => Err(Error::Io(error)),
         }
+    }
+
+    /// The process that made the socket, which need not be the one that answers.
+    pub fn listener_pid(&self) -> Option<u32> {
+        let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+        let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+        // SAFETY: the struct lives through the call and is as long as is said.
+        let done = unsafe {
+            let fd = self.stream.get_ref().as_raw_fd();
+            libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut size)
+        };
+        u32::try_from(peer.pid).ok().filter(|pid| done == 0 && *pid > 0)
     }
 
     /// Sends the one request of this connection.

@@ -11,3 +11,4 @@ pub mod server;
 
 pub use protocol::{Failure, MountStatus, Pending, RecoverEntry, Request, Response};
 pub use ready::{READY_VARIABLE, Ready, Started, read_started};
+pub use server::bind;

@@ -29,6 +29,8 @@ pub enum Request {
     },
     /// Answered with [`Response::RecoverList`].
     RecoverList,
+    /// Replace the mount's processes by the binary on disk. Answered with `Done` once that is begun, or `Failed`.
+    Upgrade,
     /// Publish a kept session, at its name or at `key`. Answered with [`Response::Recovered`].
     RecoverPublish { id: String, key: Option<String> },
     /// Write the bytes of a kept session to a new file. Answered with [`Response::Recovered`].

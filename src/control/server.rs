@@ -23,11 +23,11 @@ const CONNECTIONS_MAX: usize = 32;
 /// Progress lines that wait for a slow reader; further ones are dropped.
 const PROGRESS_QUEUE: usize = 16;
 
-/// A socket that is bound and not yet served. The file goes with it.
+/// A socket that is bound and not yet served. The file goes with it, where it was bound here.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
-    path: PathBuf,
+    path: Option<PathBuf>,
     busy: Busy,
 }
 
@@ -83,19 +83,21 @@ impl Server {
     /// Binds the socket, with its folder; must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// `AddrInUse` where a live mount listens there already; whatever keeps the folder or the socket from being made.
+    /// See [`bind`].
     pub fn bind(path: &Path) -> io::Result<Self> {
-        if let Some(parent) = path.parent() {
-            create_private_dir(parent)?;
-        }
-        match client::Client::connect(path) {
-            Err(client::Error::NotRunning) => remove_if_there(path)?,
-            Err(client::Error::Io(error)) => return Err(error),
-            _ => return Err(io::Error::from(io::ErrorKind::AddrInUse)),
-        }
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned(), busy: Busy::default() })
+        let mut server = Self::adopt(bind(path)?)?;
+        server.path = Some(path.to_owned());
+        Ok(server)
+    }
+
+    /// Serves a socket that somebody else has bound, and takes away in the end; must be called inside a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// It is no socket.
+    pub fn adopt(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener: UnixListener::from_std(listener)?, path: None, busy: Busy::default() })
     }
 
     /// Tells whether answers are still on their way: a process that ends must not cut them off.
@@ -134,10 +136,30 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Err(error) = remove_if_there(&self.path) {
-            log::debug!("cannot remove {}: {error}", self.path.display());
+        if let Some(path) = &self.path
+            && let Err(error) = remove_if_there(path)
+        {
+            log::debug!("cannot remove {}: {error}", path.display());
         }
     }
+}
+
+/// Binds the control socket of a mount, with its folder. Whoever connects waits until it is served.
+///
+/// # Errors
+/// `AddrInUse` where a live mount listens there already; whatever keeps the folder or the socket from being made.
+pub fn bind(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    if let Some(parent) = path.parent() {
+        create_private_dir(parent)?;
+    }
+    match client::Client::connect(path) {
+        Err(client::Error::NotRunning) => remove_if_there(path)?,
+        Err(client::Error::Io(error)) => return Err(error),
+        _ => return Err(io::Error::from(io::ErrorKind::AddrInUse)),
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

@@ -8,6 +8,8 @@ mod entries;
 mod errno;
 mod mount;
 mod reply;
+mod serve;
+mod touch;
 
 use std::ffi::OsStr;
 use std::io;
@@ -15,36 +17,34 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
-pub use mount::{KernelMount, MountError, MountPlan, serve, unmount};
+pub use mount::{KernelMount, MountError, MountPlan, unmount};
+pub use serve::{Greeting, recovery_is_transparent, serve};
+pub use touch::TouchedBuffers;
 
+use crate::base::ByteRange;
 use crate::base::limits::FUSE_WRITE_MAX;
-use crate::base::{ByteRange, KeyError};
-use crate::vfs::{
-    Allocate, Attr, AttrChange, FsError, Kind, OpenHow, OpenedFile, RenameMode, Seek, SetTime, SetXattr, Vfs,
-    is_refused,
-};
-use call::Call;
+use crate::vfs::{Allocate, AttrChange, Call, Entry, FsError, Kind, RenameMode, Seek, SetXattr, Vfs, is_refused};
+use call::Call as Caller;
 use entries::{Entries, READDIR_BYTES, RawReplies};
-use reply::{file_attr, reply_attr, reply_empty, reply_entry, reply_xattr, told};
+use reply::{
+    BLOCK, GENERATION, add_plus, file_attr, fopen_flags, how_of, kind_of, note_listed, reply_attr, reply_empty,
+    reply_entry, reply_xattr, set_time, told, utf8,
+};
 
 /// Requests that the kernel keeps in the background; fuser's default of 16 starves parallel readers.
 const BACKGROUND_MAX: u16 = 128;
 /// How far the kernel reads ahead by itself.
 const READAHEAD_MAX: u32 = 1 << 20;
-/// Block size that `stat` and `statfs` tell.
-const BLOCK: u32 = 4096;
-/// An inode number is not given out twice, so generations need not differ.
-const GENERATION: Generation = Generation(0);
 
 /// The file system as fuser wants it.
 #[derive(Debug)]
@@ -54,60 +54,48 @@ pub struct Adapter {
     /// `readdirplus` pays only where a listing tells all attributes.
     readdirplus: bool,
     replies: Option<Arc<RawReplies>>,
+    /// What the kernel goes by since it was first answered.
+    agreed: Option<InitFlags>,
+    watch: Box<dyn Watch>,
+}
+
+/// Sees the requests that are worked on, so that somebody else knows when this process dies over one.
+pub trait Watch: Send + Sync + std::fmt::Debug {
+    /// Notes a request until what is returned is dropped; `None`: it is to be refused.
+    fn begin(&self, unique: u64) -> Option<Box<dyn Send>>;
 }
 
 impl Adapter {
-    pub fn new(vfs: Arc<Vfs>, runtime: Handle, readdirplus: bool) -> Self {
-        Self { vfs, runtime, readdirplus, replies: None }
+    pub fn new(vfs: Arc<Vfs>, runtime: Handle, readdirplus: bool, watch: Box<dyn Watch>) -> Self {
+        Self { vfs, runtime, readdirplus, replies: None, agreed: None, watch }
     }
 
-    /// Tells the connection that is served.
-    fn connect(&mut self, connection: OwnedFd) {
+    /// Begins the work on a request; `None` where it is to be refused.
+    fn enter(&self, req: &Request) -> Option<(Call, Box<dyn Send>)> {
+        let call = Call::new(req.unique().0);
+        Some((call, self.watch.begin(call.unique())?))
+    }
+
+    /// Works on a request in a task.
+    fn work(&self, slot: Box<dyn Send>, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(async move {
+            work.await;
+            drop(slot);
+        });
+    }
+
+    fn reply_found(&self, call: Call, found: Result<Entry, FsError>, reply: ReplyEntry) {
+        if let Ok(entry) = &found {
+            self.vfs.tell(call, entry.attr.ino);
+        }
+        reply_entry(&self.vfs, found, reply);
+    }
+
+    /// Tells the connection that is served, and what was agreed on it before.
+    fn connect(&mut self, connection: OwnedFd, agreed: Option<InitFlags>) {
         self.replies = Some(Arc::new(RawReplies::new(connection)));
+        self.agreed = agreed;
     }
-}
-
-fn utf8(name: &OsStr) -> Result<&str, FsError> {
-    name.to_str().ok_or(FsError::Name(KeyError::NotUtf8))
-}
-
-fn kind_of(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Dir => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::CharDevice => FileType::CharDevice,
-        Kind::BlockDevice => FileType::BlockDevice,
-    }
-}
-
-fn how_of(flags: i32, tid: u32) -> OpenHow {
-    let mode = OpenFlags(flags).acc_mode();
-    OpenHow {
-        read: mode != OpenAccMode::O_WRONLY,
-        write: mode != OpenAccMode::O_RDONLY,
-        append: flags & libc::O_APPEND != 0,
-        truncate: flags & libc::O_TRUNC != 0,
-        exclusive: flags & libc::O_EXCL != 0,
-        tid,
-    }
-}
-
-/// A read-only handle has nothing to publish, so its closes need not be told.
-fn fopen_flags(opened: &OpenedFile, how: OpenHow) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
-    flags.set(FopenFlags::FOPEN_NOFLUSH, !how.write);
-    flags
-}
-
-fn set_time(time: Option<TimeOrNow>) -> Option<SetTime> {
-    time.map(|time| match time {
-        TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(at) => SetTime::At(at),
-    })
 }
 
 impl Filesystem for Adapter {
@@ -117,10 +105,13 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_AUTO_INVAL_DATA
             // Without it the kernel asks for `security.capability` before every write.
-            | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+            | InitFlags::FUSE_HAS_RESEND;
         if self.readdirplus {
             wanted |= InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO;
         }
+        // The kernel has been answered by another process, and goes by that.
+        wanted &= self.agreed.unwrap_or(InitFlags::all());
         for flag in wanted.iter() {
             if config.add_capabilities(flag).is_err() {
                 log::debug!("this kernel has no {flag:?}");
@@ -142,29 +133,37 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name,
             Err(error) => return reply.error(told(&error)),
         };
         if let Some(known) = self.vfs.lookup_now(parent.0, name) {
-            return reply_entry(known, reply);
+            return self.reply_found(call, known, reply);
         }
         let (vfs, name) = (self.vfs.clone(), name.to_owned());
-        let call = Call::of(req);
-        self.runtime.spawn(async move { reply_entry(call.locking(vfs.lookup(parent.0, &name)).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            let found = caller.locking(vfs.lookup(parent.0, &name)).await;
+            if let Ok(entry) = &found {
+                vfs.tell(call, entry.attr.ino);
+            }
+            reply_entry(&vfs, found, reply);
+        });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.vfs.forget(ino.0, nlookup);
+        self.vfs.forgotten(ino.0, nlookup);
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         if let Some(known) = self.vfs.getattr_now(ino.0) {
-            return reply_attr(known, reply);
+            return reply_attr(&self.vfs, known, reply);
         }
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move { reply_attr(call.waiting(vfs.getattr(ino.0)).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move { reply_attr(&vfs, caller.waiting(vfs.getattr(ino.0)).await, reply) });
     }
 
     fn setattr(
@@ -185,42 +184,53 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let (atime, mtime, fh) = (set_time(atime), set_time(mtime), fh.map(|fh| fh.0));
         let change = AttrChange { mode, uid, gid, size, atime, mtime, fh };
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move { reply_attr(call.waiting(vfs.setattr(ino.0, change)).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move { reply_attr(&vfs, caller.waiting(vfs.setattr(ino.0, change)).await, reply) });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
-        let call = Call::of(req);
-        self.runtime
-            .spawn(async move { reply_entry(call.locking(vfs.mkdir(parent.0, &name, mode, owner)).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            reply_entry(&vfs, caller.locking(vfs.mkdir(call, parent.0, &name, mode, owner)).await, reply)
+        });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move { reply_empty(call.locking(vfs.unlink(parent.0, &name)).await, reply) });
+        let caller = Caller::of(req);
+        self.work(
+            slot,
+            async move { reply_empty(&vfs, caller.locking(vfs.unlink(call, parent.0, &name)).await, reply) },
+        );
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move { reply_empty(call.locking(vfs.rmdir(parent.0, &name)).await, reply) });
+        let caller = Caller::of(req);
+        self.work(
+            slot,
+            async move { reply_empty(&vfs, caller.locking(vfs.rmdir(call, parent.0, &name)).await, reply) },
+        );
     }
 
     fn rename(
@@ -233,6 +243,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let mode = if flags.is_empty() {
             RenameMode::Replace
         } else if flags == RenameFlags::RENAME_NOREPLACE {
@@ -247,19 +258,27 @@ impl Filesystem for Adapter {
             (Err(error), _) | (_, Err(error)) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move {
-            reply_empty(call.locking(vfs.rename((parent.0, &name), (newparent.0, &newname), mode)).await, reply);
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            reply_empty(
+                &vfs,
+                caller.locking(vfs.rename(call, (parent.0, &name), (newparent.0, &newname), mode)).await,
+                reply,
+            );
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let how = how_of(flags.0, req.pid());
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move {
-            match call.waiting(vfs.open(ino.0, how)).await {
-                Ok(opened) => reply.opened(FileHandle(opened.fh), fopen_flags(&opened, how)),
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            match caller.waiting(vfs.open(call, ino.0, how)).await {
+                Ok(opened) => {
+                    vfs.commit();
+                    reply.opened(FileHandle(opened.fh), fopen_flags(&opened, how));
+                }
                 Err(error) => reply.error(told(&error)),
             }
         });
@@ -275,18 +294,24 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let how = how_of(flags, req.pid());
         let owner = (req.uid(), req.gid());
-        match utf8(name).and_then(|name| self.vfs.create(parent.0, name, mode, owner, how)) {
-            Ok((entry, opened)) => reply.created(
-                &entry.ttl,
-                &file_attr(&entry.attr),
-                GENERATION,
-                FileHandle(opened.fh),
-                fopen_flags(&opened, how),
-            ),
-            Err(error) => reply.error(told(&error)),
-        }
+        let name = match utf8(name) {
+            Ok(name) => name.to_owned(),
+            Err(error) => return reply.error(told(&error)),
+        };
+        let (vfs, caller) = (self.vfs.clone(), Caller::of(req));
+        self.work(slot, async move {
+            match caller.locking(vfs.create(call, parent.0, &name, mode, owner, how)).await {
+                Ok((entry, opened)) => {
+                    vfs.commit();
+                    let flags = fopen_flags(&opened, how);
+                    reply.created(&entry.ttl, &file_attr(&entry.attr), GENERATION, FileHandle(opened.fh), flags);
+                }
+                Err(error) => reply.error(told(&error)),
+            }
+        });
     }
 
     fn read(
@@ -300,10 +325,11 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move {
-            match call.waiting(vfs.read(fh.0, offset, size)).await {
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            match caller.waiting(vfs.read(fh.0, offset, size)).await {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => reply.error(told(&error)),
             }
@@ -322,15 +348,17 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let call = if cached { Call::of_nobody() } else { Call::of(req) };
+        let caller = if cached { Caller::of_nobody() } else { Caller::of(req) };
         if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) && self.vfs.has_privileges(ino.0) {
             let (vfs, data) = (self.vfs.clone(), data.to_vec());
-            self.runtime.spawn(async move {
-                let written = match call.waiting(vfs.drop_privileges(ino.0)).await {
-                    Ok(()) => call.waiting(vfs.write(fh.0, offset, &data)).await,
+            self.work(slot, async move {
+                let written = match caller.waiting(vfs.drop_privileges(ino.0)).await {
+                    Ok(()) => caller.waiting(vfs.write(fh.0, offset, &data)).await,
                     Err(error) => Err(error),
                 };
+                vfs.commit();
                 match written {
                     Ok(()) => reply.written(data.len() as u32),
                     Err(error) => reply.error(told(&error)),
@@ -339,12 +367,17 @@ impl Filesystem for Adapter {
             return;
         }
         match self.vfs.write_now(fh.0, offset, data) {
-            Ok(Some(())) => reply.written(data.len() as u32),
+            Ok(Some(())) => {
+                self.vfs.commit();
+                reply.written(data.len() as u32);
+            }
             Err(error) => reply.error(told(&error)),
             Ok(None) => {
                 let (vfs, data) = (self.vfs.clone(), data.to_vec());
-                self.runtime.spawn(async move {
-                    match call.waiting(vfs.write(fh.0, offset, &data)).await {
+                self.work(slot, async move {
+                    let written = caller.waiting(vfs.write(fh.0, offset, &data)).await;
+                    vfs.commit();
+                    match written {
                         Ok(()) => reply.written(data.len() as u32),
                         Err(error) => reply.error(told(&error)),
                     }
@@ -354,14 +387,15 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let (vfs, tid) = (self.vfs.clone(), req.pid());
-        let call = Call::of(req);
-        self.runtime.spawn(async move { reply_empty(call.waiting(vfs.flush(fh.0, tid)).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move { reply_empty(&vfs, caller.waiting(vfs.flush(fh.0, tid)).await, reply) });
     }
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -369,28 +403,35 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
-        self.runtime.spawn(async move { reply_empty(vfs.release(fh.0).await, reply) });
+        self.work(slot, async move { reply_empty(&vfs, vfs.release(fh.0).await, reply) });
     }
 
     fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move { reply_empty(call.waiting(vfs.fsync(fh.0)).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move { reply_empty(&vfs, caller.waiting(vfs.fsync(fh.0)).await, reply) });
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.vfs.opendir(ino.0) {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let Some((call, _slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        match self.vfs.opendir(call, ino.0) {
+            Ok(fh) => {
+                self.vfs.commit();
+                reply.opened(FileHandle(fh), FopenFlags::empty());
+            }
             Err(error) => reply.error(told(&error)),
         }
     }
 
     fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let (vfs, raw, unique) = (self.vfs.clone(), self.replies.clone(), req.unique().0);
-        let call = Call::of(req);
-        self.runtime.spawn(async move {
-            let snapshot = match call.locking(vfs.readdir(fh.0, offset)).await {
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            let snapshot = match caller.locking(vfs.readdir(fh.0, offset)).await {
                 Ok(snapshot) => snapshot,
                 Err(error) => return reply.error(told(&error)),
             };
@@ -398,43 +439,46 @@ impl Filesystem for Adapter {
             let first_is_unknown = snapshot.get(offset as usize).is_some_and(|(_, _, kind)| kind.is_none());
             if let Some(raw) = raw.filter(|_| first_is_unknown) {
                 let mut buffer = Entries::new(READDIR_BYTES);
+                let mut told = 0;
                 for (at, (name, ino, kind)) in entries {
                     if buffer.add(*ino, at as u64 + 1, kind.map_or(0, Kind::type_bits), name) {
                         break;
                     }
+                    told += 1;
                 }
+                note_listed(&vfs, fh.0, &snapshot, offset, told);
                 return raw.send(unique, buffer, reply);
             }
+            let mut told = 0;
             for (at, (name, ino, kind)) in entries {
                 // One whose kind is not known begins the next reply.
                 let Some(kind) = kind else { break };
                 if reply.add(INodeNo(*ino), at as u64 + 1, kind_of(*kind), name) {
                     break;
                 }
+                told += 1;
             }
+            note_listed(&vfs, fh.0, &snapshot, offset, told);
             reply.ok();
         });
     }
 
     fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move {
-            match call.locking(vfs.readdir(fh.0, offset)).await {
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            match caller.locking(vfs.readdir(fh.0, offset)).await {
                 Ok(entries) => {
+                    let mut told = 0;
                     for (at, (name, child, kind)) in entries.iter().enumerate().skip(offset as usize) {
-                        if add_plus(
-                            (&vfs, call),
-                            &mut reply,
-                            ino.0,
-                            at as u64 + 1,
-                            (name, *child, kind.unwrap_or(Kind::File)),
-                        )
-                        .await
-                        {
+                        let entry = (name.as_str(), *child, kind.unwrap_or(Kind::File));
+                        if add_plus((&vfs, call, caller), &mut reply, ino.0, at as u64 + 1, entry).await {
                             break;
                         }
+                        told += 1;
                     }
+                    note_listed(&vfs, fh.0, &entries, offset, told);
                     reply.ok();
                 }
                 Err(error) => reply.error(told(&error)),
@@ -442,8 +486,10 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        let Some((_, _slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         self.vfs.releasedir(fh.0);
+        self.vfs.commit();
         reply.ok();
     }
 
@@ -453,10 +499,11 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move {
-            match call.waiting(vfs.readlink(ino.0)).await {
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            match caller.waiting(vfs.readlink(ino.0)).await {
                 Ok(target) => reply.data(&target),
                 Err(error) => reply.error(told(&error)),
             }
@@ -464,15 +511,17 @@ impl Filesystem for Adapter {
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
         let target = target.as_os_str().as_bytes().to_vec();
-        let call = Call::of(req);
-        self.runtime
-            .spawn(async move { reply_entry(call.locking(vfs.symlink(parent.0, &name, &target, owner)).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            reply_entry(&vfs, caller.locking(vfs.symlink(call, parent.0, &name, &target, owner)).await, reply)
+        });
     }
 
     fn mknod(
@@ -485,18 +534,20 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
-        let call = Call::of(req);
-        self.runtime.spawn(async move {
-            reply_entry(call.locking(vfs.mknod(parent.0, &name, mode, rdev, owner)).await, reply)
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            reply_entry(&vfs, caller.locking(vfs.mknod(call, parent.0, &name, mode, rdev, owner)).await, reply)
         });
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         // Asked for by the kernel of its own accord, often: not even a task is spent on it. Never ENOSYS, after which
         // it would not ask for any attribute again.
         let name = match utf8(name) {
@@ -505,17 +556,21 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move { reply_xattr(call.waiting(vfs.getxattr(ino.0, &name)).await, size, reply) });
+        let caller = Caller::of(req);
+        self.work(
+            slot,
+            async move { reply_xattr(&vfs, caller.waiting(vfs.getxattr(ino.0, &name)).await, size, reply) },
+        );
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move {
-            let names = call.waiting(vfs.listxattr(ino.0)).await;
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            let names = caller.waiting(vfs.listxattr(ino.0)).await;
             let joined = names.map(|names| names.iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect());
-            reply_xattr(joined, size, reply);
+            reply_xattr(&vfs, joined, size, reply);
         });
     }
 
@@ -529,6 +584,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
@@ -539,19 +595,24 @@ impl Filesystem for Adapter {
             _ => SetXattr::Any,
         };
         let (vfs, value) = (self.vfs.clone(), value.to_vec());
-        let call = Call::of(req);
-        self.runtime
-            .spawn(async move { reply_empty(call.waiting(vfs.setxattr(ino.0, &name, &value, how)).await, reply) });
+        let caller = Caller::of(req);
+        self.work(slot, async move {
+            reply_empty(&vfs, caller.waiting(vfs.setxattr(call, ino.0, &name, &value, how)).await, reply)
+        });
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move { reply_empty(call.waiting(vfs.removexattr(ino.0, &name)).await, reply) });
+        let caller = Caller::of(req);
+        self.work(
+            slot,
+            async move { reply_empty(&vfs, caller.waiting(vfs.removexattr(call, ino.0, &name)).await, reply) },
+        );
     }
 
     // What is not there is said so, once: after ENOSYS the kernel does not ask again, and where there is another
@@ -585,6 +646,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let zero = match mode & !libc::FALLOC_FL_KEEP_SIZE {
             0 => false,
@@ -592,14 +654,15 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
         let vfs = self.vfs.clone();
-        let call = Call::of(req);
-        self.runtime.spawn(async move {
+        let caller = Caller::of(req);
+        self.work(slot, async move {
             let how = Allocate { keep_size, zero };
-            reply_empty(call.waiting(vfs.fallocate(fh.0, ByteRange::at(offset, length), how)).await, reply);
+            reply_empty(&vfs, caller.waiting(vfs.fallocate(fh.0, ByteRange::at(offset, length), how)).await, reply);
         });
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let Some((_, _slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let what = match whence {
             libc::SEEK_DATA => Seek::Data,
             libc::SEEK_HOLE => Seek::Hole,
@@ -615,7 +678,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -626,6 +689,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let Some((_, _slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         // The reply counts in 32 bits.
         let len = len.min(u64::from(u32::MAX));
         match self.vfs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len) {
@@ -643,33 +707,5 @@ impl Filesystem for Adapter {
         let free = total.saturating_sub(used);
         let files_free = u64::from(u32::MAX);
         reply.statfs(total, free, free, usage.objects + files_free, files_free, BLOCK, 255, BLOCK);
-    }
-}
-
-/// Adds an entry with its attributes, counted as a look-up; whether the buffer is full.
-async fn add_plus(
-    (vfs, call): (&Vfs, Call),
-    reply: &mut ReplyDirectoryPlus,
-    parent: u64,
-    next: u64,
-    (name, ino, kind): (&str, u64, Kind),
-) -> bool {
-    if name == "." || name == ".." {
-        // The kernel takes neither number nor attributes from these.
-        let at = SystemTime::UNIX_EPOCH;
-        let attr =
-            Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0, nlink: 1 };
-        return reply.add(INodeNo(ino), next, name, &Duration::ZERO, &file_attr(&attr), GENERATION);
-    }
-    match call.locking(vfs.lookup(parent, name)).await {
-        Ok(entry) => {
-            let full = reply.add(INodeNo(entry.attr.ino), next, name, &entry.ttl, &file_attr(&entry.attr), GENERATION);
-            if full {
-                vfs.forget(entry.attr.ino, 1);
-            }
-            full
-        }
-        // It went away since the directory was read.
-        Err(_) => false,
     }
 }

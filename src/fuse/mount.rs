@@ -1,7 +1,7 @@
-//! The kernel's side of a mount: making it, serving it, taking it away.
+//! The kernel's side of a mount: making it, and taking it away.
 //!
-//! Mounts by itself as root, by fusermount3 otherwise, and keeps the connection's descriptor, so that whoever
-//! holds that keeps the mount alive.
+//! Mounts by itself as root, by fusermount3 otherwise, and keeps the connection's descriptor: whoever holds that
+//! keeps the mount alive.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -12,15 +12,15 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fuser::{Config, Session, SessionACL};
+use serde::{Deserialize, Serialize};
 
-use super::Adapter;
-
-/// Threads that decode and dispatch requests.
-const THREADS: usize = 4;
+/// How long the kernel may take to greet a new mount, in milliseconds.
+const GREETING_MS: libc::c_int = 10_000;
+/// The kernel reads nothing into a smaller buffer than its largest request; INIT is small.
+const INIT_BYTES_MAX: usize = 128 << 10;
 
 /// How to mount.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MountPlan {
     pub mountpoint: PathBuf,
     /// The source shown in mountinfo: `BUCKET` or `BUCKET:PREFIX`, as it was given.
@@ -54,7 +54,7 @@ pub struct KernelMount {
 }
 
 impl KernelMount {
-    /// Mounts. Nobody answers the kernel until [`serve`] runs.
+    /// Mounts. Nobody answers the kernel until the connection is served.
     pub fn make(plan: &MountPlan) -> Result<Self, MountError> {
         // SAFETY: a plain call without arguments.
         let connection = if unsafe { libc::geteuid() } == 0 { mount_as_root(plan)? } else { mount_by_helper(plan)? };
@@ -64,6 +64,26 @@ impl KernelMount {
     /// The connection, to be served.
     pub fn connection(&self) -> io::Result<OwnedFd> {
         self.connection.try_clone()
+    }
+
+    /// Takes the kernel's first request (INIT), which every mount begins with.
+    ///
+    /// # Errors
+    /// It does not come.
+    pub fn read_init(&self) -> io::Result<Vec<u8>> {
+        let mut polled = libc::pollfd { fd: self.connection.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: the struct lives through the call.
+        if unsafe { libc::poll(&raw mut polled, 1, GREETING_MS) } <= 0 {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel does not greet the mount"));
+        }
+        let mut init = vec![0; INIT_BYTES_MAX];
+        // SAFETY: the buffer lives through the call and is as long as is said.
+        let size = unsafe { libc::read(self.connection.as_raw_fd(), init.as_mut_ptr().cast(), init.len()) };
+        if size < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        init.truncate(size as usize);
+        Ok(init)
     }
 }
 
@@ -93,19 +113,6 @@ pub fn unmount(mountpoint: &Path, detach: bool) -> Result<(), MountError> {
         return Err(MountError::Umount(io::Error::from_raw_os_error(libc::EBUSY)));
     }
     Err(MountError::Helper(words))
-}
-
-/// Answers the kernel until the mount is gone. `up` is called once the first request can be answered.
-pub fn serve(mut adapter: Adapter, mount: &KernelMount, up: impl FnOnce()) -> io::Result<()> {
-    adapter.connect(mount.connection()?);
-    let mut config = Config::default();
-    config.acl = SessionACL::All;
-    config.n_threads = Some(THREADS);
-    // A cloned descriptor has a queue of its own, which the kernel aborts with its owner.
-    config.clone_fd = false;
-    let session = Session::from_fd(adapter, mount.connection()?, SessionACL::All, config)?;
-    up();
-    session.run()
 }
 
 impl KernelMount {

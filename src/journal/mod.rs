@@ -306,7 +306,7 @@ mod tests {
     }
 
     fn part(generation: u64) -> PartRecord {
-        PartRecord { generation, len: 10, crc64: Some(7), etag: ETag::new("E") }
+        PartRecord { generation, len: 10, crc64: Some(7), etag: ETag::new("E"), stable_since: None }
     }
 
     #[tokio::test]

@@ -30,6 +30,9 @@ pub struct PartRecord {
     /// Of the bytes as sent; `None` for a part copied on the server.
     pub crc64: Option<u64>,
     pub etag: ETag,
+    /// When its spill files were last written, in microseconds since the epoch, where any later write is sure to leave
+    /// another time: with this time they hold the bytes that were sent.
+    pub stable_since: Option<u64>,
 }
 
 /// A copy that the move of a directory has made.
@@ -70,7 +73,7 @@ impl Versioned for UploadRecord {
 }
 
 impl Versioned for PartRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 }
 
 impl Versioned for CopyRecord {
@@ -84,7 +87,7 @@ mod tests {
 
     #[test]
     fn other_versions_are_not_read() {
-        let record = PartRecord { generation: 3, len: 4, crc64: None, etag: ETag::new("x") };
+        let record = PartRecord { generation: 3, len: 4, crc64: None, etag: ETag::new("x"), stable_since: None };
         let mut bytes = record.encode();
         assert_eq!(PartRecord::decode(&bytes), Some(record));
         bytes[0] = 2;

@@ -15,4 +15,4 @@ pub use expiry::{Expiring, expiring};
 pub use export::Exported;
 pub use list::{list_offline, list_sessions};
 pub use recover::{RecoverError, discard, publish};
-pub use run::{Replay, ReplayError};
+pub use run::{Carried, Replay, ReplayError};

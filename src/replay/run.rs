@@ -11,7 +11,7 @@ use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
 use crate::base::time::{file_stamp, now};
 use crate::base::{ObjectKey, SessionId};
 use crate::oss::{self, ErrorKind, ObjectMeta};
-use crate::spill::{Found, Lease, RecordError, SessionDir, SpillError};
+use crate::spill::{Found, Lease, Phase, RecordError, SessionDir, SpillError};
 use crate::write::{CONFLICT, DirtyFile, Restored, WriteEngine, WriteError};
 
 /// The pause before a service that did not answer is asked again, doubled up to the second.
@@ -30,6 +30,15 @@ pub enum ReplayError {
     Spill(#[from] SpillError),
 }
 
+/// What is known of a session whose mount has outlived the process that served it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// Somebody has the file open: it is written on, and published when it is closed.
+    Open,
+    /// It was closed: it is published, whatever is asked for of what a crash leaves behind.
+    Released,
+}
+
 /// The sessions that were found, sorted out as far as can be without the service.
 #[derive(Debug)]
 pub struct Replay {
@@ -37,6 +46,10 @@ pub struct Replay {
     mode: Mode,
     /// To be published: taken up as live sessions already, so that look-ups find them.
     pending: Vec<(Arc<DirtyFile>, Restored)>,
+    /// To be published by those who have them open.
+    open: Vec<(Arc<DirtyFile>, Restored)>,
+    /// Those among `pending` that were acknowledged by a process before this one, of the same mount.
+    released: BTreeSet<SessionId>,
 }
 
 impl Replay {
@@ -45,13 +58,27 @@ impl Replay {
     /// # Errors
     /// `Newer`: then nothing was changed. Or the disk cannot be read.
     pub fn prepare(engine: &WriteEngine, mode: Mode) -> Result<Self, ReplayError> {
+        Self::prepare_carried(engine, mode, &BTreeMap::new())
+    }
+
+    /// The same for a mount that stands: those sessions that are `carried` are its own.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn prepare_carried(
+        engine: &WriteEngine,
+        mode: Mode,
+        carried: &BTreeMap<SessionId, Carried>,
+    ) -> Result<Self, ReplayError> {
         let found = engine.spill().scan()?;
         if let Some(newer) = found.iter().find(|found| matches!(found.record, Err(RecordError::Newer(_)))) {
             return Err(ReplayError::Newer(newer.dir.id().to_string()));
         }
-        let mut replay = Self { engine: engine.clone(), mode, pending: Vec::new() };
+        let (pending, open, released) = Default::default();
+        let mut replay = Self { engine: engine.clone(), mode, pending, open, released };
         for session in found {
-            replay.sort_out(session);
+            let carried = carried.get(&session.dir.id()).copied();
+            replay.sort_out(session, carried);
         }
         Ok(replay)
     }
@@ -66,7 +93,12 @@ impl Replay {
         self.pending.iter().map(|(file, _)| file.id()).collect()
     }
 
-    fn sort_out(&mut self, found: Found) {
+    /// The live sessions of a mount that stands.
+    pub fn carried(&self) -> BTreeMap<SessionId, Arc<DirtyFile>> {
+        self.pending.iter().chain(&self.open).map(|(file, _)| (file.id(), file.clone())).collect()
+    }
+
+    fn sort_out(&mut self, found: Found, carried: Option<Carried>) {
         let record = match found.record {
             Ok(Some(record)) => record,
             Ok(None) => return quarantine(&found.dir, "it has no session file"),
@@ -74,6 +106,16 @@ impl Replay {
         };
         let kind = Record::of(&record.phase, record.key.is_some());
         let id = found.dir.id();
+        match carried.filter(|_| kind != Record::Kept) {
+            Some(Carried::Released) if kind == Record::Promised => {
+                self.released.insert(id);
+                return self.take_up(found.dir, record, false);
+            }
+            // Not closed, and open nowhere: the request that was to open it comes again.
+            Some(Carried::Released) if kind == Record::Open => return self.take_up(found.dir, record, true),
+            Some(Carried::Open) => return self.take_up(found.dir, record, true),
+            _ => {}
+        }
         let known = Evidence { record: kind, intact: true, whole: true, remote: Remote::NotAsked, mode: self.mode };
         match decide(&known) {
             Decision::Discard => {
@@ -81,7 +123,7 @@ impl Replay {
                     log::error!("session {id}: {error}");
                 }
             }
-            Decision::Look => self.take_up(found.dir, record),
+            Decision::Look => self.take_up(found.dir, record, false),
             decision => {
                 log::info!("session {id} of {:?}: {decision:?}", record.key);
                 let bytes = found.dir.pieces().map_or(0, |pieces| pieces.iter().map(|(_, len, _)| len).sum());
@@ -90,12 +132,17 @@ impl Replay {
         }
     }
 
-    fn take_up(&mut self, dir: SessionDir, record: crate::spill::SessionRecord) {
+    fn take_up(&mut self, dir: SessionDir, record: crate::spill::SessionRecord, is_open: bool) {
         let id = dir.id();
         match Restored::load(dir, record) {
             Ok(restored) => {
                 let file = DirtyFile::restore(&self.engine, &restored);
-                self.pending.push((file, restored));
+                if is_open {
+                    file.hold_publication();
+                    self.open.push((file, restored));
+                } else {
+                    self.pending.push((file, restored));
+                }
             }
             Err(error) => log::error!("session {id} cannot be read and is left where it is: {error}"),
         }
@@ -104,7 +151,11 @@ impl Replay {
     /// Publishes what is pending, several sessions at a time, those of one key in their order; what fails is tried
     /// again after the others.
     pub async fn run(self) {
-        let (engine, mode) = (&self.engine, self.mode);
+        for (file, restored) in self.open {
+            let engine = self.engine.clone();
+            self.engine.runtime().spawn(async move { resume_open(&engine, &file, restored).await });
+        }
+        let (engine, mode, released) = (&self.engine, self.mode, &self.released);
         let mut pending = self.pending;
         let mut pause = PAUSE.0;
         loop {
@@ -112,7 +163,7 @@ impl Replay {
             for session in pending {
                 by_key.entry(session.0.key()).or_default().push(session);
             }
-            let groups = stream::iter(by_key.into_values()).map(|group| replay_in_order(engine, mode, group));
+            let groups = stream::iter(by_key.into_values()).map(|group| replay_in_order(engine, mode, released, group));
             let left: Vec<_> = groups.buffer_unordered(KEYS_AT_ONCE).concat().await;
             if left.is_empty() {
                 return;
@@ -127,14 +178,35 @@ impl Replay {
     }
 }
 
+/// Takes up what was sent of a file that is still open, and has its close wait until then. A close that was cut off may
+/// have been done: then there is nothing left of the session.
+async fn resume_open(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: Restored) {
+    let resumed = async {
+        let Some(key) = file.publishable_key() else { return Ok(()) };
+        if matches!(restored.record.phase, Phase::Closing | Phase::Completing) {
+            let (remote, found) = look(engine, &key, file, &restored).await?;
+            if let Some(found) = found.filter(|_| remote == Remote::Published && !file.is_changed()) {
+                return file.conclude_found(&found).await;
+            }
+        }
+        take_up_parts(engine, file, &restored).await.map(drop)
+    };
+    if let Err(error) = resumed.await {
+        log::warn!("{}: {error}; what was sent of it is sent again", file.name());
+    }
+    file.allow_publication();
+}
+
 /// Replays the sessions of one key; what is left is to be tried again.
 async fn replay_in_order(
     engine: &WriteEngine,
     mode: Mode,
+    released: &BTreeSet<SessionId>,
     sessions: Vec<(Arc<DirtyFile>, Restored)>,
 ) -> Vec<(Arc<DirtyFile>, Restored)> {
     let mut left = Vec::new();
     for (file, restored) in sessions {
+        let mode = if released.contains(&file.id()) { Mode::Publish } else { mode };
         if !left.is_empty() {
             left.push((file, restored));
         } else if let Err(error) = replay_one(engine, mode, &file, &restored).await {
@@ -241,7 +313,7 @@ pub(super) async fn take_up_parts(
         return file.resume_held(restored).await;
     }
     match engine.upload().journal().upload_of(file.id()) {
-        Ok(Some((upload, _))) => file.resume_upload(restored, &upload).await,
+        Ok(Some(known)) => file.resume_upload(restored, &known).await,
         Ok(None) => Ok(0),
         Err(error) => {
             log::warn!("{}: {error}; all of it is sent again", file.name());

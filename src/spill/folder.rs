@@ -51,13 +51,21 @@ impl Layout {
     fn reserve(&self) -> PathBuf {
         self.root.join("reserve")
     }
+    /// What the kernel was told; of no use to another mount.
+    pub fn ledger(&self) -> PathBuf {
+        self.root.join("ledger")
+    }
+    /// Files that were unlinked while they were open, for as long as they are.
+    pub fn kept(&self) -> PathBuf {
+        self.root.join("kept")
+    }
     fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
 
     /// Makes the folders, 0700.
     fn create(&self) -> Result<(), SpillError> {
-        for path in [self.root.clone(), self.spill(), self.trash(), self.quarantine(), self.intents()] {
+        for path in [self.root.clone(), self.spill(), self.trash(), self.quarantine(), self.intents(), self.kept()] {
             DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(SpillError::io(&path))?;
         }
         // Their names must survive power loss before any promise lies in them.

@@ -18,6 +18,7 @@ pub use body::SpillBody;
 pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, free_bytes, read_only_scan, spilled_bytes};
 pub(crate) use frame::Frame;
 pub use gauge::{Gauge, Lease};
+pub use record::VERSION as SESSION_VERSION;
 pub use record::{Base, HeaderRecord, HeldPart, HeldUpload, Phase, PieceNote, RecordError, SessionRecord, Times};
 pub use session::{Filling, SessionDir};
 

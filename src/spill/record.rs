@@ -13,7 +13,7 @@ use crate::base::limits::PRIVATE_DIR;
 use crate::base::{ETag, ObjectKey, PartNumber, SessionId, UploadId};
 
 /// The version written; older ones are read, newer ones refused.
-pub(super) const VERSION: u8 = 1;
+pub const VERSION: u8 = 1;
 /// Objects of zeros of one session at most, each a multiple of the one before.
 const ZERO_LEVELS: u32 = 3;
 const FRAME: Frame = Frame { magic: b"OSFS", version: VERSION };

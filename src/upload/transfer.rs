@@ -245,7 +245,7 @@ impl Transfer {
         let _memory = self.engine.memory(&body).await;
         let receipt = self.engine.client.upload_part(&self.key, id, number, &as_body(&body)).await?;
         let outcome = PartOutcome { etag: receipt.etag, size: receipt.size, crc64: Some(receipt.crc64) };
-        self.note(number, generation, &outcome);
+        self.note(number, generation, &outcome, None);
         Ok(outcome)
     }
 
@@ -261,12 +261,14 @@ impl Transfer {
         let id = self.begin().await?;
         let etag = self.engine.client.upload_part_copy(&self.key, id, number, source, range, if_match).await?;
         let outcome = PartOutcome { etag, size: range.len(), crc64: None };
-        self.note(number, 0, &outcome);
+        self.note(number, 0, &outcome, None);
         Ok(outcome)
     }
 
-    fn note(&self, number: PartNumber, generation: u64, outcome: &PartOutcome) {
-        let record = PartRecord { generation, len: outcome.size, crc64: outcome.crc64, etag: outcome.etag.clone() };
+    /// Records a part that the service has; `stable_since` as in [`PartRecord`].
+    pub fn note(&self, number: PartNumber, generation: u64, outcome: &PartOutcome, stable_since: Option<u64>) {
+        let PartOutcome { etag, size: len, crc64 } = outcome.clone();
+        let record = PartRecord { generation, len, crc64, etag, stable_since };
         if let Err(error) = self.engine.journal.part_done(self.session, number, record) {
             log::error!("{}: {error}; after a crash part {number} would be sent again", self.key);
         }

@@ -69,39 +69,59 @@ pub type Snapshot = Arc<Vec<(String, u64, Option<Kind>)>>;
 pub(super) struct DirHandle {
     pub ino: u64,
     pub snapshot: Mutex<Option<Snapshot>>,
+    /// Names that an earlier process has told, from offset 0 on: reading goes on behind the last of them.
+    pub told: Vec<Box<str>>,
 }
 
 /// The handle numbers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Handles {
     files: Mutex<HashMap<u64, Arc<Handle>>>,
     dirs: Mutex<HashMap<u64, Arc<DirHandle>>>,
     next: AtomicU64,
+    /// Numbers up to this one were given out by earlier processes.
+    first: u64,
 }
 
 impl Handles {
+    /// Handles whose numbers are all greater than `first`.
+    pub(super) fn new(first: u64) -> Self {
+        let (files, dirs) = Default::default();
+        Self { files, dirs, next: AtomicU64::new(first), first }
+    }
+
+    /// Why there is no such handle: one of an earlier process was not taken up.
+    fn missing(&self, number: u64) -> FsError {
+        if number <= self.first { FsError::Stale } else { FsError::BadHandle }
+    }
+
     fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(super) fn add_file(&self, handle: Handle) -> u64 {
         let number = self.number();
+        self.restore_file(number, handle);
+        number
+    }
+
+    /// Puts a handle under a number that it has already.
+    pub(super) fn restore_file(&self, number: u64, handle: Handle) {
         {
             let mut state = handle.file.state.lock();
             state.handles += 1;
             state.writers += u32::from(handle.writable);
         }
         self.files.lock().insert(number, Arc::new(handle));
-        number
     }
 
     pub(super) fn file(&self, number: u64) -> Result<Arc<Handle>, FsError> {
-        self.files.lock().get(&number).cloned().ok_or(FsError::BadHandle)
+        self.files.lock().get(&number).cloned().ok_or_else(|| self.missing(number))
     }
 
     /// Takes a handle back; its file counts it no more.
     pub(super) fn remove_file(&self, number: u64) -> Result<Arc<Handle>, FsError> {
-        let handle = self.files.lock().remove(&number).ok_or(FsError::BadHandle)?;
+        let handle = self.files.lock().remove(&number).ok_or_else(|| self.missing(number))?;
         {
             let mut state = handle.file.state.lock();
             state.handles -= 1;
@@ -112,12 +132,17 @@ impl Handles {
 
     pub(super) fn add_dir(&self, ino: u64) -> u64 {
         let number = self.number();
-        self.dirs.lock().insert(number, Arc::new(DirHandle { ino, snapshot: Mutex::new(None) }));
+        self.restore_dir(number, ino, Vec::new());
         number
     }
 
+    /// Puts a directory's handle under a number that it has already.
+    pub(super) fn restore_dir(&self, number: u64, ino: u64, told: Vec<Box<str>>) {
+        self.dirs.lock().insert(number, Arc::new(DirHandle { ino, snapshot: Mutex::new(None), told }));
+    }
+
     pub(super) fn dir(&self, number: u64) -> Result<Arc<DirHandle>, FsError> {
-        self.dirs.lock().get(&number).cloned().ok_or(FsError::BadHandle)
+        self.dirs.lock().get(&number).cloned().ok_or_else(|| self.missing(number))
     }
 
     pub(super) fn remove_dir(&self, number: u64) {

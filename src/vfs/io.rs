@@ -11,6 +11,7 @@ use super::handles::{Handle, OpenFile};
 use super::opener::{FlushKind, classify};
 use crate::base::caller::wait;
 use crate::base::{ByteRange, ETag};
+use crate::ledger::Record;
 use crate::oss::{ObjectKind, ObjectMeta, PutHeaders};
 use crate::read::Reader;
 use crate::spill::Base;
@@ -69,7 +70,14 @@ impl Vfs {
 
     /// The session of an open file; begun if there is none.
     fn dirty_of(&self, handle: &Handle) -> Result<Arc<DirtyFile>, FsError> {
-        let dirty = self.session_of(&handle.file)?;
+        let dirty = match handle.file.dirty() {
+            Some(dirty) => dirty,
+            None => {
+                let begun = self.session_of(&handle.file)?;
+                self.stand(&begun)?;
+                begun
+            }
+        };
         if handle.append {
             dirty.mark_append();
         }
@@ -271,6 +279,7 @@ impl Vfs {
             FlushKind::Passing => Ok(()),
             FlushKind::Killed if !self.options.publish_killed && dirty.mark_killed() => {
                 log::warn!("{}: its writer was killed; what it wrote is kept, not published", dirty.name());
+                self.ledger.note(&Record::Killed { session: dirty.id() });
                 Ok(())
             }
             // Nobody sees the answer, and a process that is being killed must be able to end.
@@ -379,6 +388,7 @@ impl Vfs {
             }
             self.close_if_idle(&mut tree, handle.ino);
         }
+        self.ledger.note(&Record::Closed { fh });
         self.drop_kept(kept).await;
         Ok(())
     }

@@ -1,12 +1,12 @@
 //! Files that lose their name while they are open: what those who read on still need is kept for them.
 //!
-//! A small object is fetched into a local file without a name, a larger one copied on the server to a hidden key,
+//! A small object is fetched into a local file, a larger one copied on the server to a hidden key,
 //! under an intent, so that the copy goes even if this process does not live to delete it. Both end with the last
 //! handle.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Vfs;
@@ -17,6 +17,7 @@ use crate::base::limits::{MIB, PRIVATE_DIR};
 use crate::base::time::{micros, now};
 use crate::base::{ByteRange, ETag, ObjectKey, SessionId};
 use crate::intent::{Work, copy_any};
+use crate::ledger::{KeptRecord, Record};
 use crate::oss::{CopyOptions, ErrorKind};
 use crate::read::{ReadError, Reader};
 use crate::spill::Base;
@@ -28,7 +29,7 @@ const LOCAL_MAX: u64 = MIB;
 /// What an object was when it lost its name.
 #[derive(Debug, Clone)]
 pub(super) enum Kept {
-    Local { file: Arc<File>, len: u64 },
+    Local { id: SessionId, file: Arc<File>, len: u64 },
     Hidden { intent: SessionId, before: ETag, base: Base },
 }
 
@@ -79,6 +80,11 @@ impl Vfs {
         let open = open.filter(|_| in_use);
         let mut parting = Parting { key: key.clone(), open, dirty, in_use, sent, version: at_name };
         let Some(open) = parting.open.clone() else { return Ok(parting) };
+        if open.state.lock().unlinked {
+            // A process before this one has come so far.
+            parting.sent = true;
+            return Ok(parting);
+        }
         match &parting.dirty {
             Some(dirty) => {
                 let kept = match dirty.base().filter(|_| dirty.uses_base()) {
@@ -111,7 +117,16 @@ impl Vfs {
             }
         }
         open.state.lock().unlinked = true;
+        self.note_unlinked(&open);
         Ok(parting)
+    }
+
+    /// Notes where the bytes of an open file are that is about to lose its name.
+    fn note_unlinked(&self, open: &OpenFile) {
+        self.tree.lock().note_object(open.ino);
+        let kept = open.state.lock().kept.as_ref().map(|kept| Box::new(kept.record()));
+        self.ledger.note(&Record::Unlinked { ino: open.ino, kept });
+        self.ledger.commit();
     }
 
     /// The name is gone, or another file's.
@@ -130,6 +145,7 @@ impl Vfs {
     /// The name stays: what is written to the file is published there again.
     pub(super) async fn rejoin(&self, parting: Parting) {
         let Some(open) = parting.open else { return };
+        self.ledger.note(&Record::Rejoined { ino: open.ino });
         let back = {
             let mut state = open.state.lock();
             state.unlinked = false;
@@ -176,9 +192,16 @@ impl Vfs {
             }
             other => other?,
         };
-        let file = nameless(&self.write.spill().layout().trash()).map_err(spill_error)?;
+        let id = SessionId::generate(micros(now()));
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).mode(0o600).open(self.kept_path(id));
+        let file = file.map_err(spill_error)?;
         file.write_all_at(&bytes, 0).map_err(spill_error)?;
-        Ok(Some(Kept::Local { file: Arc::new(file), len }))
+        Ok(Some(Kept::Local { id, file: Arc::new(file), len }))
+    }
+
+    pub(super) fn kept_path(&self, id: SessionId) -> PathBuf {
+        self.write.spill().layout().kept().join(id.to_string())
     }
 
     /// Has the handles read what was kept, from now on.
@@ -202,7 +225,16 @@ impl Vfs {
 
     /// Takes away what was kept: nobody has the file open any more.
     pub(super) async fn drop_kept(&self, kept: Option<Kept>) {
-        let Some(Kept::Hidden { intent, base, .. }) = kept else { return };
+        let (intent, base) = match kept {
+            None => return,
+            Some(Kept::Hidden { intent, base, .. }) => (intent, base),
+            Some(Kept::Local { id, .. }) => {
+                if let Err(error) = std::fs::remove_file(self.kept_path(id)) {
+                    log::warn!("{error}; the next mount deletes it");
+                }
+                return;
+            }
+        };
         match self.client.delete_object(&base.key).await {
             Ok(()) => self.intents.finish(intent),
             Err(error) => log::warn!("{error}; the next mount deletes it"),
@@ -211,7 +243,7 @@ impl Vfs {
 
     /// Reads what was kept in a local file.
     pub(super) fn read_kept(&self, handle: &Handle, range: ByteRange) -> Option<Result<bytes::Bytes, FsError>> {
-        let Some(Kept::Local { file, len }) = handle.file.state.lock().kept.clone() else { return None };
+        let Some(Kept::Local { file, len, .. }) = handle.file.state.lock().kept.clone() else { return None };
         let range = range.intersect(&ByteRange::new(0, len));
         let mut buffer = vec![0; range.len() as usize];
         let read = read_or_zeros(&file, range.start, &mut buffer);
@@ -228,13 +260,29 @@ impl Vfs {
         let Some(kept) = kept else { return Err(FsError::Stale) };
         match kept {
             Kept::Hidden { base, .. } => Ok(DirtyFile::anonymous(&self.write, Some(base.clone()), headers, times)),
-            Kept::Local { file, len } => {
+            Kept::Local { file, len, .. } => {
                 let dirty = DirtyFile::anonymous(&self.write, None, headers, times);
                 let mut bytes = vec![0; *len as usize];
                 read_or_zeros(file, 0, &mut bytes).map_err(spill_error)?;
                 dirty.write_at_once(0, &bytes)?;
                 Ok(dirty)
             }
+        }
+    }
+}
+
+impl Kept {
+    fn record(&self) -> KeptRecord {
+        match self {
+            Self::Local { id, len, .. } => KeptRecord::Local { id: *id, len: *len },
+            Self::Hidden { intent, before, base } => KeptRecord::Hidden {
+                intent: *intent,
+                before: before.clone(),
+                key: base.key.clone(),
+                etag: base.etag.clone(),
+                size: base.size,
+                crc64: base.crc64,
+            },
         }
     }
 }
@@ -246,21 +294,5 @@ fn rekeyed(kept: &Kept) -> Option<Rekeyed> {
             Some(Rekeyed { before: before.clone(), key: base.key.clone(), after: base.etag.clone() })
         }
         Kept::Local { .. } => None,
-    }
-}
-
-/// A file without a name in a folder, gone with its descriptor.
-fn nameless(folder: &Path) -> std::io::Result<File> {
-    let mut options = File::options();
-    options.read(true).write(true).mode(0o600);
-    match options.custom_flags(libc::O_TMPFILE).open(folder) {
-        Ok(file) => Ok(file),
-        // Not every file system has these; a file that is removed at once does as well.
-        Err(_) => {
-            let path = folder.join(SessionId::generate(micros(now())).to_string());
-            let file = options.custom_flags(0).create_new(true).open(&path)?;
-            std::fs::remove_file(&path)?;
-            Ok(file)
-        }
     }
 }

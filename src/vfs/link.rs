@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::attr::{Attr, Kind};
+use super::call::Call;
 use super::error::FsError;
 use super::io::meta_of;
 use super::special::NewObject;
@@ -16,6 +17,7 @@ use super::tree::{Link, Tree};
 use super::{Entry, Vfs};
 use crate::base::posix::{LINK_BODY_BYTES_MAX, LinkHeader};
 use crate::base::{ByteRange, KeyError, ObjectKey};
+use crate::ledger::Effect;
 
 /// How new symlinks are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,7 @@ impl Vfs {
     /// `NotPermitted` where no metadata are kept, and the link would have to be told by them.
     pub async fn symlink(
         &self,
+        call: Call,
         parent: u64,
         name: &str,
         target: &[u8],
@@ -48,7 +51,7 @@ impl Vfs {
             ..self.new_special_attr(0, (uid, gid))
         };
         if self.options.links == LinkForm::Native {
-            return self.symlink_native(parent, name, target, new).await;
+            return self.symlink_native(call, parent, name, target, new).await;
         }
         if !self.options.attr.posix {
             return Err(FsError::NotPermitted);
@@ -61,19 +64,32 @@ impl Vfs {
             body = Bytes::new();
         }
         let link = Some(Link::Text(target.into()));
-        self.put_new(parent, name, NewObject { attr: new, headers, body, link }).await
+        self.put_new(call, parent, name, NewObject { attr: new, headers, body, link }).await
     }
 
-    async fn symlink_native(&self, parent: u64, name: &str, target: &[u8], new: Attr) -> Result<Entry, FsError> {
-        self.check_free(parent, name).await?;
+    async fn symlink_native(
+        &self,
+        call: Call,
+        parent: u64,
+        name: &str,
+        target: &[u8],
+        new: Attr,
+    ) -> Result<Entry, FsError> {
+        if let Some(made) = self.made_before(call).await {
+            return made;
+        }
+        self.check_free(call, parent, name).await?;
         let (path, _change) = self.hold_place(parent, name).await?;
         let target = std::str::from_utf8(target).map_err(|_| FsError::Name(KeyError::NotUtf8))?;
         let below = native_path(&path, target).ok_or(FsError::Invalid)?;
         let target = self.file_key(&below)?;
         let key = self.file_key(&path)?;
+        self.begin(call);
         self.client.put_symlink(&key, target.as_str(), &self.options.attr.new_special_headers(&new)).await?;
         // The reply tells no ETag: the version is not known until somebody asks.
-        Ok(self.enter_new(parent, name, new, None, Some(Link::Key(target.as_str().into()))))
+        let entry = self.enter_new(parent, name, new, None, Some(Link::Key(target.as_str().into())));
+        self.done(call, Effect::Entry(entry.attr.ino));
+        Ok(entry)
     }
 
     /// Where a symlink leads, as text.

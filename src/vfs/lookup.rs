@@ -14,6 +14,7 @@ use super::{Entry, Vfs};
 use crate::base::ObjectKey;
 use crate::base::key::check_name;
 use crate::base::time::now;
+use crate::ledger::Record;
 use crate::oss::{ErrorKind, ListRequest, ObjectKind};
 use crate::write::DirtyFile;
 
@@ -288,12 +289,8 @@ impl Vfs {
             tree.detach(parent, name);
         }
         let ino = tree.new_ino();
-        let mut attr = self.options.attr.default_attr(ino, Kind::File, dirty.mtime());
-        let told = crate::base::posix::Attributes::read(&dirty.attributes().0.user_meta);
-        if self.options.attr.posix {
-            attr.mode = told.mode.map_or(attr.mode, |mode| mode & 0o7777);
-            (attr.uid, attr.gid) = (told.uid.unwrap_or(attr.uid), told.gid.unwrap_or(attr.gid));
-        }
+        let attr = self.options.attr.default_attr(ino, Kind::File, dirty.mtime());
+        let mut attr = self.attr_of_session(attr, dirty);
         tree.insert(parent, name, attr, None);
         let open = OpenFile::new(ino);
         open.state.lock().dirty = Some(dirty.clone());
@@ -303,8 +300,19 @@ impl Vfs {
         }
         drop(tree);
         self.sessions.lock().insert(dirty.id(), ino);
+        self.ledger.note(&Record::Session { ino, session: Some(dirty.id()) });
         show_dirty(&mut attr, dirty);
         Entry { attr, ttl: Duration::ZERO }
+    }
+
+    /// Mode and owner as a session says that they will be published.
+    pub(super) fn attr_of_session(&self, mut attr: Attr, dirty: &DirtyFile) -> Attr {
+        let told = crate::base::posix::Attributes::read(&dirty.attributes().0.user_meta);
+        if self.options.attr.posix {
+            attr.mode = told.mode.map_or(attr.mode, |mode| mode & 0o7777);
+            (attr.uid, attr.gid) = (told.uid.unwrap_or(attr.uid), told.gid.unwrap_or(attr.gid));
+        }
+        attr
     }
 
     /// An inode's attributes, if memory tells.

@@ -4,6 +4,7 @@
 //! method that answers at once (`…_now`); the async one beside it asks the service.
 
 mod attr;
+mod call;
 mod error;
 mod handles;
 mod io;
@@ -17,6 +18,7 @@ mod opener;
 mod readdir;
 mod remembered;
 mod rename;
+mod restore;
 mod setattr;
 mod settle;
 mod special;
@@ -34,6 +36,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
 pub use attr::{Attr, AttrOptions, Kind};
+pub use call::Call;
 pub use error::FsError;
 pub use handles::Snapshot;
 pub use io::Allocate;
@@ -52,6 +55,7 @@ use crate::base::caller::wait;
 use crate::base::time::now;
 use crate::base::{ObjectKey, Prefix, SessionId};
 use crate::intent::IntentStore;
+use crate::ledger::{Ledger, RequestState};
 use crate::oss::Client;
 use crate::read::ReadEngine;
 use crate::write::{Area, Change, Fence, WriteEngine};
@@ -87,6 +91,17 @@ pub struct Entry {
     pub ttl: Duration,
 }
 
+/// Numbers of this many bits are given out by one process; above them stands which one it was.
+const INCARNATION_SHIFT: u32 = 40;
+
+/// What a mount has from the processes that served it before.
+#[derive(Debug)]
+pub struct Handed {
+    pub ledger: Ledger,
+    /// How many there were.
+    pub incarnation: u64,
+}
+
 /// The file system of one mount.
 #[derive(Debug)]
 pub struct Vfs {
@@ -97,6 +112,9 @@ pub struct Vfs {
     runtime: Runtime,
     tree: Mutex<Tree>,
     handles: Handles,
+    ledger: Arc<Ledger>,
+    /// Requests that an earlier process may have done.
+    requests: Mutex<HashMap<u64, RequestState>>,
     intents: IntentStore,
     /// Moves of directories that go on in the background.
     unfinished: Mutex<rename::Unfinished>,
@@ -122,7 +140,10 @@ impl Vfs {
         write: WriteEngine,
         intents: IntentStore,
         runtime: Runtime,
+        handed: Handed,
     ) -> Arc<Self> {
+        let ledger = Arc::new(handed.ledger);
+        let first = handed.incarnation << INCARNATION_SHIFT;
         let root = options.attr.default_attr(ROOT, Kind::Dir, now());
         let vfs = Arc::new_cyclic(|me| Self {
             intents,
@@ -134,8 +155,10 @@ impl Vfs {
             read,
             write,
             runtime,
-            tree: Mutex::new(Tree::new(root)),
-            handles: Handles::default(),
+            tree: Mutex::new(Tree::new(root, first, ledger.clone())),
+            handles: Handles::new(first),
+            ledger,
+            requests: Mutex::default(),
             sessions: Mutex::default(),
             usage: statfs::UsageCache::default(),
             hidden: AtomicU64::new(0),
@@ -229,8 +252,8 @@ impl Vfs {
         Instant::now() + self.options.attr_ttl
     }
 
-    /// The kernel forgets an inode.
-    pub fn forget(&self, ino: u64, count: u64) {
+    /// A look-up of our own does not count: the kernel was not told of it.
+    pub(super) fn forget(&self, ino: u64, count: u64) {
         self.tree.lock().forget(ino, count);
     }
 }

@@ -6,28 +6,32 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::attr::{Attr, DIR_SIZE, Kind, Version};
+use super::call::Call;
 use super::error::FsError;
 use super::tree::{Listed, Listing};
 use super::{Entry, Vfs};
-use crate::base::key::check_name;
 use crate::base::time::now;
+use crate::ledger::Effect;
 use crate::oss::{Body, ListRequest};
 use crate::upload::headers_of;
 
 impl Vfs {
     /// Makes a directory: its marker object stands when this returns.
-    pub async fn mkdir(&self, parent: u64, name: &str, mode: u32, owner: (u32, u32)) -> Result<Entry, FsError> {
+    pub async fn mkdir(
+        &self,
+        call: Call,
+        parent: u64,
+        name: &str,
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<Entry, FsError> {
         self.check_writable()?;
-        check_name(name)?;
-        match self.lookup(parent, name).await {
-            Ok(entry) => {
-                self.forget(entry.attr.ino, 1);
-                return Err(FsError::Exists);
-            }
-            Err(FsError::NotFound) => {}
-            Err(error) => return Err(error),
+        if let Some(made) = self.made_before(call).await {
+            return made;
         }
+        self.check_free(call, parent, name).await?;
         let (path, _change) = self.hold_place(parent, name).await?;
+        self.begin(call);
         let at = now();
         let new = self.new_attr(mode, owner);
         let mode = if self.options.attr.posix { new.mode } else { self.options.attr.dir_mode };
@@ -55,24 +59,44 @@ impl Vfs {
                 dir.listing = Some(Listing { entries: BTreeMap::new(), taken: Instant::now() });
             }
         }
+        drop(tree);
+        self.done(call, Effect::Entry(attr.ino));
         Ok(Entry { attr, ttl: self.options.attr_ttl })
     }
 
     /// Removes an empty directory.
-    pub async fn rmdir(&self, parent: u64, name: &str) -> Result<(), FsError> {
+    pub async fn rmdir(&self, call: Call, parent: u64, name: &str) -> Result<(), FsError> {
         self.check_writable()?;
-        let (ino, kind) = self.resolve(parent, name).await?;
+        if self.was_done(call) {
+            return Ok(());
+        }
+        let (ino, kind) = match self.resolve(parent, name).await {
+            Err(FsError::NotFound) if self.was_begun(call) => {
+                self.done(call, Effect::Nothing);
+                return Ok(());
+            }
+            other => other?,
+        };
         if kind != Kind::Dir {
             return Err(FsError::NotDirectory);
         }
         let (path, _fence) = self.fence_place(parent, name).await?;
         self.check_empty(ino, &path).await?;
+        self.begin(call);
         self.client.delete_object(&self.marker_key(&path)?).await?;
         self.delete_folder_object(&path).await?;
-        let mut tree = self.tree.lock();
-        tree.detach(parent, name);
-        tree.changed(parent, name, None);
+        self.took_away(call, parent, name);
         Ok(())
+    }
+
+    /// A name is gone.
+    fn took_away(&self, call: Call, parent: u64, name: &str) {
+        {
+            let mut tree = self.tree.lock();
+            tree.detach(parent, name);
+            tree.changed(parent, name, None);
+        }
+        self.done(call, Effect::Nothing);
     }
 
     /// Refuses a directory that holds anything, sent or unsent.
@@ -98,14 +122,24 @@ impl Vfs {
     }
 
     /// Removes a file. One that is open lives on without a name until its last handle is gone.
-    pub async fn unlink(&self, parent: u64, name: &str) -> Result<(), FsError> {
+    pub async fn unlink(&self, call: Call, parent: u64, name: &str) -> Result<(), FsError> {
         self.check_writable()?;
-        let (ino, kind) = self.resolve(parent, name).await?;
+        if self.was_done(call) {
+            return Ok(());
+        }
+        let (ino, kind) = match self.resolve(parent, name).await {
+            Err(FsError::NotFound) if self.was_begun(call) => {
+                self.done(call, Effect::Nothing);
+                return Ok(());
+            }
+            other => other?,
+        };
         if kind == Kind::Dir {
             return Err(FsError::IsDirectory);
         }
         let (path, _fence) = self.fence_place(parent, name).await?;
         let key = self.file_key(&path)?;
+        self.begin(call);
         let parting = self.part(ino, &key).await?;
         if parting.is_sent() {
             // A session that came back after power loss would be published again.
@@ -119,9 +153,7 @@ impl Vfs {
         }
         self.parted(parting).await?;
         self.drop_attributes(ino);
-        let mut tree = self.tree.lock();
-        tree.detach(parent, name);
-        tree.changed(parent, name, None);
+        self.took_away(call, parent, name);
         Ok(())
     }
 

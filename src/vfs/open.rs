@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::attr::{Attr, Kind, Version, unprivileged};
+use super::call::Call;
 use super::error::FsError;
 use super::handles::{Handle, OpenFile};
 use super::opener::Process;
@@ -12,6 +13,7 @@ use crate::base::ObjectKey;
 use crate::base::caller::wait;
 use crate::base::key::check_name;
 use crate::base::time::now;
+use crate::ledger::{Effect, HowRecord, Record};
 use crate::oss::ErrorKind;
 use crate::read::{Cursor, Opened, Reader};
 use crate::write::{DirtyFile, IfTaken};
@@ -46,9 +48,12 @@ impl Vfs {
     ///
     /// # Errors
     /// `Stale` where another client changed it: the kernel looks the name up again, and finds a new inode.
-    pub async fn open(&self, ino: u64, how: OpenHow) -> Result<OpenedFile, FsError> {
+    pub async fn open(&self, call: Call, ino: u64, how: OpenHow) -> Result<OpenedFile, FsError> {
         if how.write {
             self.check_writable()?;
+        }
+        if let Some(fh) = self.remembered(call).handle {
+            return Ok(OpenedFile { fh, keep_cache: false });
         }
         let file = self.open_file(ino)?;
         let mut reader = None;
@@ -57,6 +62,9 @@ impl Vfs {
         let must_do = self.client.is_out() && self.is_cached(ino);
         if how.truncate && how.write {
             self.open_truncated(ino, &file).await?;
+            if let Some(dirty) = file.dirty() {
+                self.stand(&dirty)?;
+            }
         } else if !is_dirty && !must_do && !self.seen_just_now(ino) {
             reader = match self.look(ino, how).await {
                 Ok(reader) => reader,
@@ -77,10 +85,10 @@ impl Vfs {
                 node.cached = etag;
             }
         }
-        Ok(OpenedFile { fh: self.add_handle(file, how, reader), keep_cache })
+        Ok(OpenedFile { fh: self.add_handle(call, file, how, reader), keep_cache })
     }
 
-    fn add_handle(&self, file: Arc<OpenFile>, how: OpenHow, reader: Option<Arc<Reader>>) -> u64 {
+    fn add_handle(&self, call: Call, file: Arc<OpenFile>, how: OpenHow, reader: Option<Arc<Reader>>) -> u64 {
         if reader.is_some() {
             file.state.lock().reader = reader;
         }
@@ -91,15 +99,13 @@ impl Vfs {
         }
         let opener = if how.write { Process::of(how.tid) } else { None };
         let (readable, writable, append) = (how.read, how.write, how.append);
-        self.handles.add_file(Handle {
-            ino: file.ino,
-            file,
-            readable,
-            writable,
-            append,
-            opener,
-            cursor: Cursor::default(),
-        })
+        let ino = file.ino;
+        let fh =
+            self.handles.add_file(Handle { ino, file, readable, writable, append, opener, cursor: Cursor::default() });
+        self.tree.lock().note_object(ino);
+        let how = HowRecord { readable, writable, append, opener: opener.map(Process::noted) };
+        self.ledger.note(&Record::Opened { unique: call.unique(), fh, ino, how });
+        fh
     }
 
     /// The open file of an inode, made if need be.
@@ -294,8 +300,9 @@ impl Vfs {
     }
 
     /// Creates a file, locally: it is in the bucket when it is closed.
-    pub fn create(
+    pub async fn create(
         &self,
+        call: Call,
         parent: u64,
         name: &str,
         mode: u32,
@@ -304,6 +311,51 @@ impl Vfs {
     ) -> Result<(Entry, OpenedFile), FsError> {
         self.check_writable()?;
         check_name(name)?;
+        if let Some(Effect::Created(ino, fh)) = self.remembered(call).effect {
+            return Ok((self.getattr(ino).await?, OpenedFile { fh, keep_cache: true }));
+        }
+        if self.was_begun(call) {
+            self.undo_create(parent, name).await?;
+        }
+        let (entry, file) = self.create_anew(call, parent, name, mode, owner, how)?;
+        let stands = file.dirty().map_or(Ok(()), |dirty| self.stand(&dirty));
+        if let Err(error) = stands {
+            if let Some(dirty) = file.dirty() {
+                self.unsettle(dirty.id());
+            }
+            self.forget(entry.attr.ino, 1);
+            return Err(error);
+        }
+        let fh = self.add_handle(call, file, how, None);
+        self.tell(call, entry.attr.ino);
+        self.done(call, Effect::Created(entry.attr.ino, fh));
+        Ok((entry, OpenedFile { fh, keep_cache: true }))
+    }
+
+    /// Takes away what an earlier process had made of a file before it died: nobody has seen it, as the kernel locks
+    /// the directory until the request is answered.
+    async fn undo_create(&self, parent: u64, name: &str) -> Result<(), FsError> {
+        let unsent = {
+            let tree = self.tree.lock();
+            let node = tree.child(parent, name).and_then(|ino| tree.node(ino));
+            node.and_then(|node| node.open.as_ref()?.dirty())
+        };
+        if let Some(dirty) = unsent {
+            dirty.discard().await?;
+            self.unsettle(dirty.id());
+        }
+        Ok(())
+    }
+
+    fn create_anew(
+        &self,
+        call: Call,
+        parent: u64,
+        name: &str,
+        mode: u32,
+        owner: (u32, u32),
+        how: OpenHow,
+    ) -> Result<(Entry, Arc<OpenFile>), FsError> {
         let if_taken = self.if_taken(how);
         let (attr, file) = {
             // One lock over all of it: a directory above that is moved finds the new file, or is found moved.
@@ -315,6 +367,7 @@ impl Vfs {
             if tree.child(parent, name).is_some_and(|ino| self.is_there(&tree, ino)) {
                 return Err(FsError::Exists);
             }
+            self.ledger.note(&Record::Begun { unique: call.unique() });
             tree.detach(parent, name);
             let at = now();
             let attr = Attr {
@@ -342,9 +395,8 @@ impl Vfs {
             }
             (attr, file)
         };
-        let fh = self.add_handle(file, how, None);
         let ttl = if if_taken == Some(IfTaken::Join) { Duration::ZERO } else { self.options.attr_ttl };
-        Ok((Entry { attr, ttl }, OpenedFile { fh, keep_cache: true }))
+        Ok((Entry { attr, ttl }, file))
     }
 
     /// What becomes of a new file whose name is taken in the bucket after all: the directory was listed some time ago.

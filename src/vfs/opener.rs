@@ -55,6 +55,16 @@ impl Process {
         Some(Self { tgid, started: field(&stat, 22)?.parse().ok()? })
     }
 
+    /// As it was noted by [`Self::noted`].
+    pub(super) fn restored((tgid, started): (u32, u64)) -> Self {
+        Self { tgid, started }
+    }
+
+    /// Thread group id and start time.
+    pub(super) fn noted(self) -> (u32, u64) {
+        (self.tgid, self.started)
+    }
+
     /// Whether the process has a descriptor on the inode of this mount.
     fn holds(&self, ino: u64, mount_id: Option<u64>) -> bool {
         let folder = format!("/proc/{}/fdinfo", self.tgid);

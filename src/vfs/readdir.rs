@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::attr::{Kind, Version};
+use super::call::Call;
 use super::error::FsError;
 use super::handles::Snapshot;
 use super::tree::{Listed, Listing, ROOT};
@@ -13,6 +14,7 @@ use super::{Entry, Vfs};
 use crate::base::caller::wait;
 use crate::base::limits::PAGE_MAX;
 use crate::base::posix::LINK_BODY_BYTES_MAX;
+use crate::ledger::Record;
 use crate::oss::{self, ListPage, ListRequest, ObjectKind};
 
 /// A listing across which this mount changed the directory is taken again, so often.
@@ -23,17 +25,35 @@ const FOLDER_SUFFIX: &str = "_$folder$";
 /// Such objects that are remembered, to be deleted with their directory.
 const FOLDER_OBJECTS_MAX: usize = 100_000;
 
+/// Names, inodes, and kinds where they are known.
+type Entries = Vec<(String, u64, Option<Kind>)>;
+
 impl Vfs {
-    pub fn opendir(&self, ino: u64) -> Result<u64, FsError> {
-        match self.tree.lock().node(ino) {
-            Some(node) if node.attr.kind == Kind::Dir => Ok(self.handles.add_dir(ino)),
-            Some(_) => Err(FsError::NotDirectory),
-            None => Err(FsError::Stale),
+    pub fn opendir(&self, call: Call, ino: u64) -> Result<u64, FsError> {
+        if let Some(fh) = self.remembered(call).handle {
+            return Ok(fh);
         }
+        match self.tree.lock().node(ino) {
+            Some(node) if node.attr.kind == Kind::Dir => {}
+            Some(_) => return Err(FsError::NotDirectory),
+            None => return Err(FsError::Stale),
+        }
+        let fh = self.handles.add_dir(ino);
+        self.ledger.note(&Record::DirOpened { unique: call.unique(), fh, ino });
+        Ok(fh)
     }
 
     pub fn releasedir(&self, fh: u64) {
         self.handles.remove_dir(fh);
+        self.ledger.note(&Record::DirClosed { fh });
+    }
+
+    /// Notes the entries that an answer tells, from `offset` on: another process resumes by their names.
+    pub fn listed(&self, fh: u64, offset: u64, entries: &[(String, u64, Option<Kind>)]) {
+        if !entries.is_empty() {
+            let names = entries.iter().map(|(name, ..)| name.as_str().into()).collect();
+            self.ledger.note(&Record::Listed { fh, first: offset, names });
+        }
     }
 
     /// The entries of an open directory. They are taken anew when reading begins at `offset` 0, and stay as they
@@ -45,13 +65,36 @@ impl Vfs {
         {
             return Ok(snapshot);
         }
-        let snapshot = Arc::new(self.entries(handle.ino).await?);
+        let mut entries = self.entries(handle.ino).await?;
+        if offset > 0 && !handle.told.is_empty() {
+            entries = self.resumed(&handle.told, entries);
+        }
+        let snapshot = Arc::new(entries);
         *handle.snapshot.lock() = Some(snapshot.clone());
         Ok(snapshot)
     }
 
+    /// The entries of a directory that was being read from an earlier process: those that were told, at the offsets at
+    /// which they were told, then what comes behind the last of them.
+    fn resumed(&self, told: &[Box<str>], entries: Entries) -> Entries {
+        let mut known: BTreeMap<String, (u64, Option<Kind>)> =
+            entries.into_iter().map(|(name, ino, kind)| (name, (ino, kind))).collect();
+        let mut resumed = Entries::with_capacity(told.len());
+        for name in told {
+            // One that has gone since holds its place.
+            let (ino, kind) = known.remove(&**name).unwrap_or_else(|| (self.tree.lock().new_ino(), Some(Kind::File)));
+            resumed.push((name.to_string(), ino, kind));
+        }
+        let last = told.last().map_or("", |name| name);
+        // These two come first, whatever their place among the names.
+        let is_behind = |name: &str| matches!(last, "." | "..") || name > last;
+        resumed
+            .extend(known.into_iter().filter(|(name, _)| is_behind(name)).map(|(name, (ino, kind))| (name, ino, kind)));
+        resumed
+    }
+
     /// Entries of a directory, `.` and `..` first.
-    async fn entries(&self, ino: u64) -> Result<Vec<(String, u64, Option<Kind>)>, FsError> {
+    async fn entries(&self, ino: u64) -> Result<Entries, FsError> {
         let has_listing = || self.tree.lock().dir(ino).and_then(|dir| dir.listing.as_ref()).map(|_| Ok(()));
         self.ask_or(self.list(ino), has_listing).await?;
         let path = self.tree.lock().path(ino).ok_or(FsError::NotFound)?;

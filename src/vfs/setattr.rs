@@ -305,6 +305,7 @@ impl Vfs {
             let listed = (kind != Kind::Dir).then_some(version);
             tree.changed(parent, &name, Some(Listed { kind, ino, version: listed }));
         }
+        tree.note_object(ino);
     }
 }
 

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Vfs;
 use super::attr::{Kind, Version};
+use super::error::FsError;
 use super::handles::OpenFile;
 use super::tree::{Listed, ROOT};
 use crate::base::limits::MIB;
 use crate::base::time::since_epoch;
 use crate::base::{ObjectKey, SessionId};
+use crate::ledger::Record;
 use crate::write::{DirtyFile, Published};
 
 /// A file up to this size is read by the request that opens it.
@@ -19,6 +21,7 @@ impl Vfs {
     /// A session was published: its inode is clean from now on. Done twice it does nothing the second time.
     pub(super) fn settle(&self, session: SessionId, published: &Published) {
         let Some(ino) = self.sessions.lock().remove(&session) else { return };
+        self.ledger.note(&Record::Session { ino, session: None });
         // What was to be sent of its attributes went along.
         self.drop_attributes(ino);
         let version = Version {
@@ -46,6 +49,7 @@ impl Vfs {
         if let Some((parent, name)) = place {
             tree.changed(parent, &name, Some(Listed { kind: Kind::File, ino, version: Some(version) }));
         }
+        tree.note_object(ino);
         self.close_if_idle(&mut tree, ino);
     }
 
@@ -76,6 +80,7 @@ impl Vfs {
     /// A session ended without being published: the inode shows what the bucket has, if anything.
     pub(super) fn unsettle(&self, session: SessionId) {
         let Some(ino) = self.sessions.lock().remove(&session) else { return };
+        self.ledger.note(&Record::Session { ino, session: None });
         let mut tree = self.tree.lock();
         let Some(node) = tree.node_mut(ino) else { return };
         if let Some(open) = &node.open {
@@ -105,9 +110,17 @@ impl Vfs {
         }
     }
 
+    /// Makes the folder of a session, once it is noted whose session it is: one that nobody knows of would be taken for
+    /// a crash's.
+    pub(super) fn stand(&self, dirty: &DirtyFile) -> Result<(), FsError> {
+        self.ledger.commit();
+        Ok(dirty.stand()?)
+    }
+
     /// Notes which inode a session belongs to.
     pub(super) fn own_session(&self, file: &OpenFile, dirty: &Arc<DirtyFile>) {
         self.sessions.lock().insert(dirty.id(), file.ino);
+        self.ledger.note(&Record::Session { ino: file.ino, session: Some(dirty.id()) });
     }
 }
 

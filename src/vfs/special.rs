@@ -3,12 +3,14 @@
 use bytes::Bytes;
 
 use super::attr::{Attr, Kind, Version};
+use super::call::Call;
 use super::error::FsError;
 use super::tree::{Link, Listed};
 use super::{Entry, Vfs};
 use crate::base::ObjectKey;
 use crate::base::key::check_name;
 use crate::base::time::now;
+use crate::ledger::Effect;
 use crate::oss::{self, Body, ErrorKind, Outcome, PutHeaders, PutReceipt};
 
 /// An object to be, and the inode that shows it.
@@ -26,6 +28,7 @@ impl Vfs {
     /// `NotPermitted` for all but files where no metadata are kept: nothing else would tell them from files.
     pub async fn mknod(
         &self,
+        call: Call,
         parent: u64,
         name: &str,
         mode: u32,
@@ -46,7 +49,7 @@ impl Vfs {
         if kind == Kind::File {
             headers.content_type = self.options.attr.new_file_headers(name, &attr).content_type;
         }
-        self.put_new(parent, name, NewObject { attr, headers, body: Bytes::new(), link: None }).await
+        self.put_new(call, parent, name, NewObject { attr, headers, body: Bytes::new(), link: None }).await
     }
 
     pub(super) fn new_special_attr(&self, mode: u32, owner: (u32, u32)) -> Attr {
@@ -54,9 +57,13 @@ impl Vfs {
         Attr { mtime: at, atime: at, ctime: at, ..self.new_attr(mode, owner) }
     }
 
-    /// Refuses a name that is taken, or that cannot be one.
-    pub(super) async fn check_free(&self, parent: u64, name: &str) -> Result<(), FsError> {
+    /// Refuses a name that is taken, or that cannot be one. Once a request has passed this and begun, what is found
+    /// at the name is its own doing.
+    pub(super) async fn check_free(&self, call: Call, parent: u64, name: &str) -> Result<(), FsError> {
         check_name(name)?;
+        if self.was_begun(call) {
+            return Ok(());
+        }
         match self.lookup(parent, name).await {
             Ok(entry) => {
                 self.forget(entry.attr.ino, 1);
@@ -68,8 +75,11 @@ impl Vfs {
     }
 
     /// Puts a new object under a free name, and its inode into the table.
-    pub(super) async fn put_new(&self, parent: u64, name: &str, new: NewObject) -> Result<Entry, FsError> {
-        self.check_free(parent, name).await?;
+    pub(super) async fn put_new(&self, call: Call, parent: u64, name: &str, new: NewObject) -> Result<Entry, FsError> {
+        if let Some(made) = self.made_before(call).await {
+            return made;
+        }
+        self.check_free(call, parent, name).await?;
         let (path, _change) = self.hold_place(parent, name).await?;
         let key = self.file_key(&path)?;
         if key.has_dot_segment() {
@@ -77,7 +87,9 @@ impl Vfs {
         }
         let NewObject { attr, headers, body, link } = new;
         let size = body.len() as u64;
-        let sent = PutHeaders { forbid_overwrite: true, ..headers.clone() };
+        self.begin(call);
+        // What stands there, if the request had begun, is its own.
+        let sent = PutHeaders { forbid_overwrite: !self.was_begun(call), ..headers.clone() };
         let receipt = match self.client.put_object(&key, &Body::Bytes(body), &sent).await {
             Err(error) if error.kind == ErrorKind::AlreadyExists => self.met(&key, error, size, &headers).await?,
             other => other?,
@@ -89,7 +101,9 @@ impl Vfs {
             last_modified: super::settle::whole_seconds(receipt.date.unwrap_or(attr.mtime)),
             headers: Some(Box::new(headers)),
         };
-        Ok(self.enter_new(parent, name, attr, Some(version), link))
+        let entry = self.enter_new(parent, name, attr, Some(version), link);
+        self.done(call, Effect::Entry(entry.attr.ino));
+        Ok(entry)
     }
 
     /// Something stands at a name that was taken for free: another client's, or, where the reply to a first try was

@@ -1,16 +1,18 @@
 //! The inode table: which inode is which name in which directory, and what is known of it.
 //!
-//! Pure memory, one lock, no I/O under it. An inode number is never used for anything else while the kernel
+//! Pure memory, one lock, no I/O under it; what the kernel may come to know goes into the ledger's memory too. An inode number is never used for anything else while the kernel
 //! knows it, or while it is open or unsent; number 1 is the root.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::attr::{Attr, Kind, Version};
 use super::handles::OpenFile;
 use crate::base::ETag;
 use crate::base::key::join;
+use crate::base::time::since_epoch;
+use crate::ledger::{Ledger, ObjectRecord, Record, VersionRecord};
 
 /// The root's inode number.
 pub const ROOT: u64 = 1;
@@ -84,10 +86,12 @@ pub(super) struct Dir {
 pub(super) struct Tree {
     nodes: HashMap<u64, Node>,
     next: u64,
+    ledger: Arc<Ledger>,
 }
 
 impl Tree {
-    pub(super) fn new(root: Attr) -> Self {
+    /// A table whose numbers begin at `first`: no process before this one has given them out.
+    pub(super) fn new(root: Attr, first: u64, ledger: Arc<Ledger>) -> Self {
         let mut nodes = HashMap::new();
         let node = Node {
             place: None,
@@ -103,7 +107,7 @@ impl Tree {
             link: None,
         };
         nodes.insert(ROOT, node);
-        Self { nodes, next: ROOT + 1 }
+        Self { nodes, next: first.max(ROOT + 1), ledger }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -176,8 +180,77 @@ impl Tree {
             link: None,
         };
         self.nodes.insert(attr.ino, node);
+        self.note_place(attr.ino, parent, name, attr.kind);
         if let Some(dir) = self.dir_mut(parent) {
             dir.children.insert(name.into(), attr.ino);
+        }
+    }
+
+    fn note_place(&self, ino: u64, parent: u64, name: &str, kind: Kind) {
+        self.ledger.note(&Record::Placed { ino, parent, name: name.into(), kind: kind.type_bits() });
+    }
+
+    /// Notes what an inode shows, where it is open: those who have it open go on with that.
+    pub(super) fn note_object(&self, ino: u64) {
+        let Some(node) = self.nodes.get(&ino).filter(|node| node.open.is_some()) else { return };
+        let time = |at: SystemTime| {
+            let since = since_epoch(at);
+            (since.as_secs(), since.subsec_nanos())
+        };
+        let Attr { mode, uid, gid, size, mtime, atime, ctime, .. } = node.attr;
+        let version = node.version.as_ref().map(|version| VersionRecord {
+            etag: version.etag.clone(),
+            size: version.size,
+            crc64: version.crc64,
+            last_modified: time(version.last_modified).0,
+        });
+        let times = [mtime, atime, ctime].map(time);
+        let object = Box::new(ObjectRecord { mode, uid, gid, size, times, version });
+        self.ledger.note(&Record::Object { ino, object });
+    }
+
+    /// Puts an inode back that an earlier process has told the kernel of. Its name leads to it after
+    /// [`Self::link_restored`].
+    pub(super) fn restore(
+        &mut self,
+        attr: Attr,
+        place: Option<(u64, Box<str>)>,
+        version: Option<Version>,
+        lookups: u64,
+        open: Option<Arc<OpenFile>>,
+    ) {
+        let node = Node {
+            place,
+            attr,
+            fresh_until: None,
+            version,
+            lookups,
+            pinned: false,
+            cached: None,
+            seen: None,
+            open,
+            dir: (attr.kind == Kind::Dir).then(Box::default),
+            link: None,
+        };
+        self.nodes.insert(attr.ino, node);
+    }
+
+    /// Has the names of all inodes that were put back lead to them.
+    pub(super) fn link_restored(&mut self) {
+        let places: Vec<(u64, u64, Box<str>)> = self
+            .nodes
+            .iter()
+            .filter_map(|(ino, node)| node.place.as_ref().map(|(parent, name)| (*ino, *parent, name.clone())))
+            .collect();
+        for (ino, parent, name) in places {
+            match self.dir_mut(parent) {
+                Some(dir) => drop(dir.children.insert(name, ino)),
+                None => {
+                    if let Some(node) = self.nodes.get_mut(&ino) {
+                        node.place = None;
+                    }
+                }
+            }
         }
     }
 
@@ -186,6 +259,7 @@ impl Tree {
         let ino = self.dir_mut(parent)?.children.remove(name)?;
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.place = None;
+            self.ledger.note(&Record::Unplaced { ino });
         }
         self.drop_if_unused(ino);
         Some(ino)
@@ -194,7 +268,9 @@ impl Tree {
     /// Moves an inode to another name, which must be free.
     pub(super) fn rename(&mut self, ino: u64, parent: u64, name: &str) {
         let Some(node) = self.nodes.get_mut(&ino) else { return };
+        let kind = node.attr.kind;
         let old = node.place.replace((parent, name.into()));
+        self.note_place(ino, parent, name, kind);
         if let Some((old_parent, old_name)) = old
             && let Some(dir) = self.dir_mut(old_parent)
         {
@@ -244,6 +320,7 @@ impl Tree {
                 return;
             }
             let place = self.nodes.remove(&at).and_then(|node| node.place);
+            self.ledger.note(&Record::Dropped { ino: at });
             let Some((parent, name)) = place else { return };
             if let Some(dir) = self.dir_mut(parent) {
                 dir.children.remove(&name);
@@ -281,7 +358,7 @@ mod tests {
     }
 
     fn tree() -> Tree {
-        let mut tree = Tree::new(attr(ROOT, Kind::Dir));
+        let mut tree = Tree::new(attr(ROOT, Kind::Dir), 0, Arc::default());
         tree.insert(ROOT, "d", attr(10, Kind::Dir), None);
         tree.insert(10, "f", attr(11, Kind::File), None);
         tree

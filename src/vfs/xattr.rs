@@ -6,11 +6,13 @@
 
 use super::Vfs;
 use super::attr::{Kind, Version};
+use super::call::Call;
 use super::error::FsError;
 use super::tree::ROOT;
 use crate::base::limits::{USER_META_BYTES_MAX, USER_META_BYTES_RESERVE};
 use crate::base::posix::UserMeta;
 use crate::base::xattr::{self, Xattrs};
+use crate::ledger::Effect;
 use crate::spill::Phase;
 use crate::write::DirtyFile;
 
@@ -51,11 +53,16 @@ impl Vfs {
         Ok(self.xattrs(ino)?.into_keys().collect())
     }
 
-    pub async fn setxattr(&self, ino: u64, name: &str, value: &[u8], how: SetXattr) -> Result<(), FsError> {
+    pub async fn setxattr(&self, call: Call, ino: u64, name: &str, value: &[u8], how: SetXattr) -> Result<(), FsError> {
         self.check_xattr_change(name)?;
+        if self.was_done(call) {
+            return Ok(());
+        }
+        let begun = self.was_begun(call);
         self.getattr(ino).await?;
         let mut xattrs = self.xattrs(ino)?;
         match how {
+            _ if begun => {}
             SetXattr::New if xattrs.contains_key(name) => return Err(FsError::Exists),
             SetXattr::Present if !xattrs.contains_key(name) => return Err(FsError::NoData),
             _ => {}
@@ -63,15 +70,27 @@ impl Vfs {
         if xattrs.insert(name.to_owned(), value.to_owned()).as_deref() == Some(value) {
             return Ok(());
         }
-        self.store_xattrs(ino, &xattrs).await
+        self.begin(call);
+        self.store_xattrs(ino, &xattrs).await?;
+        self.done(call, Effect::Nothing);
+        Ok(())
     }
 
-    pub async fn removexattr(&self, ino: u64, name: &str) -> Result<(), FsError> {
+    pub async fn removexattr(&self, call: Call, ino: u64, name: &str) -> Result<(), FsError> {
         self.check_xattr_change(name)?;
+        if self.was_done(call) {
+            return Ok(());
+        }
         self.getattr(ino).await?;
         let mut xattrs = self.xattrs(ino)?;
-        xattrs.remove(name).ok_or(FsError::NoData)?;
-        self.store_xattrs(ino, &xattrs).await
+        match xattrs.remove(name) {
+            None if self.was_begun(call) => return Ok(()),
+            removed => removed.ok_or(FsError::NoData)?,
+        };
+        self.begin(call);
+        self.store_xattrs(ino, &xattrs).await?;
+        self.done(call, Effect::Nothing);
+        Ok(())
     }
 
     fn check_xattr_change(&self, name: &str) -> Result<(), FsError> {

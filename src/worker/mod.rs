@@ -10,40 +10,48 @@ mod reach;
 mod recover;
 mod refusal;
 mod status;
+mod supervised;
 mod sync;
+mod upgrade;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::base::Budget;
 use crate::base::limits::{KIB, MIB};
+use crate::base::{Budget, SessionId};
 use crate::config::{
-    Access, CloseMode, ContentType, ExclusiveCreate, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode,
-    SymlinkMode,
+    CloseMode, ContentType, ExclusiveCreate, FsyncMode, MetadataMode, MountConfig, OnKill, RecoverMode, SymlinkMode,
 };
 use crate::control::server::{Busy, Progress, Server};
 use crate::control::{Failure, Ready, Request, Response};
 use crate::credentials::Keeper;
-use crate::fuse::{self, Adapter, KernelMount, MountPlan};
+use crate::fuse::{self, Adapter, Greeting, KernelMount};
 use crate::intent::{IntentRecord, IntentStore};
+use crate::ledger::{Ledger, Table};
 use crate::oss::Client;
 use crate::read::{ReadEngine, ReadOptions};
-use crate::replay::{self, Mode, Replay};
+use crate::replay::{self, Carried, Mode, Replay};
 use crate::spill::{Layout, LockedFolder, SpillStore};
+use crate::supervise::{Order, Report};
 use crate::upload::{UploadEngine, UploadOptions};
-use crate::vfs::{AttrOptions, LinkForm, Vfs, VfsOptions};
+use crate::vfs::{AttrOptions, Handed, LinkForm, Vfs, VfsOptions};
 use crate::write::WriteEngine;
 use drain::{Drain, Drained};
+use supervised::Watched;
 
 pub use connect::{ConnectError, connect};
 pub use journal::probe_if_asked;
 pub use recover::{RecoverAction, RecoverFailure, is_local, owned_uploads_offline, recover_offline};
 pub use refusal::Error;
+pub use supervised::{Supervised, accept_if_asked, estate};
+pub use upgrade::tell_formats_if_asked;
 
 /// Threads that drive the network.
 const NETWORK_THREADS: usize = 2;
@@ -64,15 +72,66 @@ struct Worker {
     vfs: Arc<Vfs>,
     drain: Drain,
     started_at: std::time::SystemTime,
+    supervised: Option<Supervised>,
+    /// What the death of this process means to applications, once that is known.
+    transparent: OnceLock<bool>,
     /// The bucket has answered since the start.
     connected: AtomicBool,
 }
 
-/// Mounts, calls `ready.up()` once the mount answers, and serves until it is unmounted.
+/// All that a worker needs to serve.
+struct Assembled {
+    worker: Worker,
+    replay: Replay,
+    /// Work of several steps that an earlier process has begun.
+    left: Vec<IntentRecord>,
+}
+
+/// The kernel's side of the mount.
+struct Kernel {
+    connection: OwnedFd,
+    greeting: Greeting,
+    control: Server,
+}
+
+/// Mounts, calls `ready.up()` once the mount answers, and serves until it is unmounted: all in this process.
 ///
 /// # Errors
 /// The mount could not come up, in one line.
 pub fn run(config: MountConfig, ready: Ready) -> Result<(), Error> {
+    let (folder, runtime) = begin(&config)?;
+    let assembled = assemble(&config, &folder, &runtime, None)?;
+    let mount = KernelMount::make(&supervised::plan(&config)).map_err(|error| refusal::mount(&config, &error))?;
+    let kernel = || -> io::Result<Kernel> {
+        let _inside = runtime.enter();
+        let greeting = Greeting { init: mount.read_init()?, reply: None };
+        Ok(Kernel { connection: mount.connection()?, greeting, control: Server::bind(&config.socket)? })
+    };
+    let kernel = kernel().map_err(|error| refusal::io("the mount", &error))?;
+    serve(assembled, kernel, &runtime, move || ready.up())
+}
+
+/// Serves a mount for a supervisor, which has it made once it can be served, or has it from an earlier worker.
+///
+/// # Errors
+/// It cannot be served, in one line.
+pub fn run_supervised(config: MountConfig, supervised: Supervised) -> Result<(), Error> {
+    if let Some(epitaph) = supervised.epitaph() {
+        log::warn!("{epitaph}; taking over");
+    }
+    let (folder, runtime) = begin(&config)?;
+    let assembled = assemble(&config, &folder, &runtime, Some(&supervised))?;
+    supervised.mount()?;
+    let kernel = || -> io::Result<Kernel> {
+        let _inside = runtime.enter();
+        let (connection, greeting, listener) = supervised.mounted()?;
+        Ok(Kernel { connection, greeting, control: Server::adopt(listener)? })
+    };
+    let kernel = kernel().map_err(|error| refusal::io("the mount", &error))?;
+    serve(assembled, kernel, &runtime, move || supervised.report(&Report::Up))
+}
+
+fn begin(config: &MountConfig) -> Result<(LockedFolder, Runtime), Error> {
     raise_file_limit();
     forbid_core_files();
     let owner = format!("process {} for {}", std::process::id(), config.mountpoint.display());
@@ -84,18 +143,7 @@ pub fn run(config: MountConfig, ready: Ready) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|error| refusal::io("the network threads", &error))?;
-    let (worker, replay, left) = assemble(&config, &folder, &runtime)?;
-    let mount = make_mount(&config)?;
-    let worker = Arc::new(worker);
-    if let Some(id) = mount_id(&config.mountpoint) {
-        worker.vfs.set_mount_id(id);
-    }
-    let outcome = serve(&worker, &mount, &runtime, (replay, left), ready);
-    // Whatever is still running belongs to nobody: replies that are dropped must not be, so nothing is unwound.
-    match outcome {
-        Ok(()) => exit(0),
-        Err(error) => Err(refusal::io("the mount", &error)),
-    }
+    Ok((folder, runtime))
 }
 
 /// Ends the process without unwinding anything.
@@ -109,12 +157,15 @@ fn assemble(
     config: &MountConfig,
     folder: &LockedFolder,
     runtime: &Runtime,
-) -> Result<(Worker, Replay, Vec<IntentRecord>), Error> {
+    supervised: Option<&Supervised>,
+) -> Result<Assembled, Error> {
     let _inside = runtime.enter();
+    let again = supervised.is_some_and(Supervised::is_mounted);
     let (client, keeper) =
         runtime.block_on(connect(&config.connection)).map_err(|error| refusal::connection(config, &error))?;
     runtime.spawn(connect::keep_fresh(keeper.clone(), client.clone()));
-    let (journal, _writer) = journal::open(&folder.layout().journal())?;
+    let careful = supervised.is_none_or(Supervised::is_careful);
+    let (journal, _writer) = journal::open(&folder.layout().journal(), careful)?;
     let limit = spill_limit(config, folder.layout());
     // Parts that are on their way lie on the disk: no more of them than it may hold.
     let workers =
@@ -133,14 +184,39 @@ fn assemble(
     }
     let read = ReadEngine::new(client.clone(), reading, runtime.handle().clone());
     let (intents, left) = IntentStore::open(folder.layout()).map_err(|error| refusal::replay(config, &error.into()))?;
-    let vfs = Vfs::new(vfs_options(config), read, write.clone(), intents, runtime.handle().clone());
-    let connected = runtime.block_on(reach::at_start(config, &vfs, &client))?;
-    let replay =
-        Replay::prepare(&write, mode_of(config.writing.recover)).map_err(|error| refusal::replay(config, &error))?;
+    let (ledger, table) = match supervised {
+        Some(supervised) => Ledger::open(&folder.layout().ledger(), supervised.connection())
+            .map_err(|error| refusal::io("the ledger", &error))?,
+        None => (Ledger::none(), Table::default()),
+    };
+    let incarnation = supervised.map_or(0, Supervised::incarnation);
+    let handed = Handed { ledger, incarnation };
+    let vfs = Vfs::new(vfs_options(config), read, write.clone(), intents, runtime.handle().clone(), handed);
+    // Whoever uses a mount that stands does not wait for the service to be looked at.
+    let connected = again || runtime.block_on(reach::at_start(config, &vfs, &client))?;
+    let carried = carried(&table);
+    let replay = Replay::prepare_carried(&write, mode_of(config.writing.recover), &carried)
+        .map_err(|error| refusal::replay(config, &error))?;
+    let left = vfs.restore(table, &replay.carried(), left);
     let drain = Drain::new(vfs.clone(), replay.sessions());
-    let (config, started_at, connected) = (config.clone(), crate::base::time::now(), AtomicBool::new(connected));
-    let worker = Worker { config, client, keeper, vfs, drain, started_at, connected };
-    Ok((worker, replay, left))
+    let (config, supervised) = (config.clone(), supervised.cloned());
+    let started_at = crate::base::time::now();
+    let (transparent, connected) = (OnceLock::new(), AtomicBool::new(connected));
+    let worker = Worker { config, client, keeper, vfs, drain, started_at, supervised, transparent, connected };
+    Ok(Assembled { worker, replay, left })
+}
+
+/// The write sessions that the last worker had, and whether anybody still has their files open.
+fn carried(table: &Table) -> BTreeMap<SessionId, Carried> {
+    let with_session = table.inodes.iter().filter_map(|(ino, inode)| Some((*ino, inode.unlinked, inode.session?)));
+    with_session
+        .map(|(ino, unlinked, session)| {
+            let mut handles = table.handles.values().filter(|handle| handle.ino == ino);
+            // Without a name it lives as long as anybody has it open, be it for reading.
+            let is_open = handles.any(|handle| handle.how.writable || unlinked);
+            (session, if is_open { Carried::Open } else { Carried::Released })
+        })
+        .collect()
 }
 
 /// Bytes that spill files may take: what was asked for, else half of what is free on their disk, what lies there
@@ -198,33 +274,36 @@ fn vfs_options(config: &MountConfig) -> VfsOptions {
     }
 }
 
-fn make_mount(config: &MountConfig) -> Result<KernelMount, Error> {
-    let plan = MountPlan {
-        mountpoint: config.mountpoint.clone(),
-        source: config.spec.clone(),
-        read_only: config.files.read_only,
-        allow_other: config.files.access != Access::Owner,
-        flags: config.files.kernel_flags.clone(),
-    };
-    KernelMount::make(&plan).map_err(|error| refusal::mount(config, &error))
+/// Serves the kernel and the control socket until the mount is gone and nothing is pending.
+fn serve(assembled: Assembled, kernel: Kernel, runtime: &Runtime, up: impl FnOnce()) -> Result<(), Error> {
+    let Assembled { worker, replay, left } = assembled;
+    let worker = Arc::new(worker);
+    if let Some(id) = mount_id(&worker.config.mountpoint) {
+        worker.vfs.set_mount_id(id);
+    }
+    let transparent = worker.supervised.is_some() && fuse::recovery_is_transparent(&kernel.greeting.init);
+    if worker.transparent.set(transparent).is_err() {
+        log::debug!("it was known what a crash means");
+    }
+    let outcome = serve_kernel(&worker, kernel, runtime, (replay, left), up);
+    // Whatever is still running belongs to nobody: replies that are dropped must not be, so nothing is unwound.
+    match outcome {
+        Ok(()) => exit(0),
+        Err(error) => Err(refusal::io("the mount", &error)),
+    }
 }
 
-/// Serves the kernel and the control socket until the mount is gone and nothing is pending.
-fn serve(
+fn serve_kernel(
     worker: &Arc<Worker>,
-    mount: &KernelMount,
+    kernel: Kernel,
     runtime: &Runtime,
     (replay, left): (Replay, Vec<IntentRecord>),
-    ready: Ready,
+    up: impl FnOnce(),
 ) -> io::Result<()> {
-    let control = {
-        let _inside = runtime.enter();
-        Server::bind(&worker.config.socket)?
-    };
+    let Kernel { connection, greeting, control } = kernel;
     let (handler, busy) = (worker.clone(), control.busy());
     let control = runtime.spawn(control.serve(move |request, progress| answer(handler.clone(), request, progress)));
-    runtime.spawn(unmount_on_signal(worker.clone()));
-    runtime.spawn(reload_on_signal(worker.clone()));
+    let farewell = take_orders(worker, runtime)?;
     let pending = replay.pending();
     if !worker.config.files.read_only {
         // Before any session is published: it may lie in a directory that was being moved.
@@ -243,21 +322,74 @@ fn serve(
         runtime.spawn(reach::later(worker.clone()));
     }
     let posix = worker.config.files.metadata == MetadataMode::Posix;
-    let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix);
+    let watch = Watched::of(worker.supervised.as_ref())?;
+    let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix, Box::new(watch));
     let place = worker.config.mountpoint.display().to_string();
-    let served = fuse::serve(adapter, mount, || {
+    let agree = |reply: &[u8]| worker.supervised.as_ref().map_or(Ok(()), |supervised| supervised.agree(reply));
+    let served = fuse::serve(adapter, &connection, &greeting, agree, || {
         log::info!("{} is mounted at {place}; {pending} files to be sent from before", worker.config.spec);
-        ready.up();
+        up();
     });
     log::info!("{place}: unmounted");
     // A bare umount(2), or a lazy one, does not wait: what is pending is sent now.
     runtime.block_on(worker.drain.finish());
-    runtime.block_on(last_words(&busy));
-    control.abort();
-    if let Err(error) = std::fs::remove_file(&worker.config.socket) {
+    if let Some(supervised) = &worker.supervised {
+        supervised.report(&Report::Ending);
+        // A supervisor that is gone, or hangs, needs no taking leave of.
+        if farewell.recv_timeout(ANSWERS_MAX).is_err() {
+            log::debug!("the supervisor says no farewell");
+        }
+    } else if let Err(error) = std::fs::remove_file(&worker.config.socket) {
         log::debug!("the control socket: {error}");
     }
+    runtime.block_on(last_words(&busy));
+    control.abort();
     served
+}
+
+/// Signals, or the orders of the supervisor. The receiver hears when that says farewell.
+fn take_orders(worker: &Arc<Worker>, runtime: &Runtime) -> io::Result<std::sync::mpsc::Receiver<()>> {
+    let (say, farewell) = std::sync::mpsc::channel();
+    let Some(supervised) = worker.supervised.clone() else {
+        runtime.spawn(unmount_on_signal(worker.clone()));
+        runtime.spawn(reload_on_signal(worker.clone()));
+        return Ok(farewell);
+    };
+    let (worker, runtime) = (worker.clone(), runtime.handle().clone());
+    let pong = supervised.clone();
+    let obey = move |order| match order {
+        // By way of all that must not hang: the network threads, and the inode table.
+        Order::Ping => {
+            let (worker, pong) = (worker.clone(), pong.clone());
+            runtime.spawn(async move {
+                worker.vfs.inodes();
+                pong.report(&Report::Pong);
+            });
+        }
+        Order::Drain => drain_and_unmount(&worker, &runtime),
+        Order::Force => detach_and_leave(&worker),
+        Order::Reload => reload(&worker),
+        // It is no harm where nobody waits for it.
+        Order::Farewell => drop(say.send(())),
+        Order::Welcome { .. } | Order::Mounted { .. } | Order::NotMounted { .. } | Order::Unknown => {}
+    };
+    let gone = |supervised: &Supervised| {
+        if supervised.is_tied() {
+            exit(1);
+        }
+        match supervised.replace_supervisor() {
+            Ok(()) => {
+                log::error!("the supervisor has died; {} takes its place", supervised.supervisor());
+                true
+            }
+            Err(error) => {
+                log::error!("the supervisor has died, and no other can be started: {error}");
+                false
+            }
+        }
+    };
+    supervised.listen(obey, gone)?;
+    Ok(farewell)
 }
 
 /// Lets answers that are being given get out: the one to `umount` is given while the mount is gone already.
@@ -272,6 +404,7 @@ async fn answer(worker: Arc<Worker>, request: Request, progress: Progress) -> Re
     match request {
         Request::Status => Response::Status { status: Box::new(status::of(&worker)) },
         Request::RecoverList => recover_list(&worker),
+        Request::Upgrade => upgrade::of(&worker).await,
         Request::RecoverPublish { id, key } => recover::of_mount(&worker, &id, RecoverAction::Publish(key)).await,
         Request::RecoverExport { id, file } => recover::of_mount(&worker, &id, RecoverAction::Export(file)).await,
         Request::RecoverDiscard { id } => recover::of_mount(&worker, &id, RecoverAction::Discard).await,
@@ -345,7 +478,6 @@ async fn unmount_on_signal(worker: Arc<Worker>) {
         log::error!("signals cannot be received; use `ossfuse umount`");
         return;
     };
-    let place = worker.config.mountpoint.display();
     let mut asked = false;
     loop {
         tokio::select! {
@@ -353,25 +485,33 @@ async fn unmount_on_signal(worker: Arc<Worker>) {
             _ = int.recv() => {}
         }
         if asked {
-            log::warn!("{place}: asked again to end: detaching; what is pending is kept");
-            if let Err(error) = fuse::unmount(&worker.config.mountpoint, true) {
-                log::error!("{error}");
-            }
-            exit(0);
+            detach_and_leave(&worker);
         }
         asked = true;
-        log::info!("{place}: asked to end: sending what is pending");
-        let worker = worker.clone();
-        tokio::spawn(async move {
-            worker.drain.finish().await;
-            if let Response::Busy = unmount(&worker) {
-                let place = worker.config.mountpoint.display();
-                log::warn!(
-                    "{place}: all is sent, but the mount is in use; it stays until `umount`, or a second signal"
-                );
-            }
-        });
+        drain_and_unmount(&worker, &tokio::runtime::Handle::current());
     }
+}
+
+/// Asked a second time to end.
+fn detach_and_leave(worker: &Worker) -> ! {
+    let place = worker.config.mountpoint.display();
+    log::warn!("{place}: asked again to end: detaching; what is pending is kept");
+    if let Err(error) = fuse::unmount(&worker.config.mountpoint, true) {
+        log::error!("{error}");
+    }
+    exit(0);
+}
+
+fn drain_and_unmount(worker: &Arc<Worker>, runtime: &tokio::runtime::Handle) {
+    log::info!("{}: asked to end: sending what is pending", worker.config.mountpoint.display());
+    let worker = worker.clone();
+    runtime.spawn(async move {
+        worker.drain.finish().await;
+        if let Response::Busy = unmount(&worker) {
+            let place = worker.config.mountpoint.display();
+            log::warn!("{place}: all is sent, but the mount is in use; it stays until `umount`, or a second signal");
+        }
+    });
 }
 
 /// SIGHUP: the credentials are read again, and the log level, where a config file gives it.

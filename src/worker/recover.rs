@@ -129,7 +129,7 @@ pub fn recover_offline(
         None => None,
         Some(client) => {
             let (journal, _writer) =
-                journal::open(&folder.layout().journal()).map_err(|error| plain(error.to_string()))?;
+                journal::open(&folder.layout().journal(), true).map_err(|error| plain(error.to_string()))?;
             Some(UploadEngine::new(client.clone(), journal, UploadOptions { workers: UPLOAD_WORKERS }))
         }
     };
@@ -170,7 +170,7 @@ pub fn owned_uploads_offline(state_folder: &Path) -> Result<Vec<String>, String>
     if !folder.layout().journal().exists() {
         return Ok(held);
     }
-    let (journal, writer) = journal::open(&folder.layout().journal()).map_err(|error| error.to_string())?;
+    let (journal, writer) = journal::open(&folder.layout().journal(), true).map_err(|error| error.to_string())?;
     let ids = journal.upload_ids().map_err(|error| error.to_string());
     drop(journal);
     writer.join();

@@ -19,6 +19,11 @@ fn line(what: impl std::fmt::Display, why: impl std::fmt::Display, mend: &str) -
     Error(format!("{what}: {why}; {mend}"))
 }
 
+/// A line that is ready.
+pub(super) fn told(line: String) -> Error {
+    Error(line)
+}
+
 pub(super) fn io(what: &str, error: &io::Error) -> Error {
     line(what, error, "see the log")
 }

@@ -2,11 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use super::Worker;
+use super::{Supervised, Worker};
 use crate::base::time::rfc3339;
 use crate::control::protocol::{
-    BreakerState, LastError, MemoryStatus, MountState, MountStatus, Pending, RequestCount, SpillStatus, UploadState,
-    UploadStatus,
+    BreakerState, LastError, MemoryStatus, MountState, MountStatus, Pending, Recovery, RequestCount, SpillStatus,
+    UploadState, UploadStatus,
 };
 use crate::oss::{self, Stats};
 use crate::replay;
@@ -26,7 +26,13 @@ pub(super) fn of(worker: &Worker) -> MountStatus {
         prefix: config.connection.prefix.as_str().to_owned(),
         endpoint: config.connection.endpoint.to_string(),
         state: state(worker, &stats),
+        supervisor_pid: worker.supervised.as_ref().map(Supervised::supervisor),
         worker_pid: Some(std::process::id()),
+        worker_restarts: Some(worker.supervised.as_ref().map_or(0, Supervised::restarts)),
+        recovery: worker.transparent.get().map(|transparent| match transparent {
+            true => Recovery::Transparent,
+            false => Recovery::Remount,
+        }),
         started_at: Some(rfc3339(worker.started_at)),
         pending: worker.drain.pending(),
         kept: kept(worker),

@@ -367,6 +367,15 @@ impl DirtyFile {
         Ok(())
     }
 
+    /// Makes sure that the session's folder stands: from then on its absence tells that the session has ended.
+    pub fn stand(&self) -> Result<(), WriteError> {
+        let _structure = self.structure.lock();
+        if self.state.lock().retired.is_some() {
+            return Ok(());
+        }
+        self.ensure_dir().map(drop)
+    }
+
     /// The session's folder; made, with its session file, the first time. The caller holds `structure`.
     pub(super) fn ensure_dir(&self) -> Result<Arc<SessionDir>, WriteError> {
         let record = {

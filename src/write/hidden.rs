@@ -227,7 +227,7 @@ impl DirtyFile {
                 Ok(0)
             }
             Err(error) => Err(error.into()),
-            Ok(told) => self.take_over(restored, None, told),
+            Ok(told) => self.take_over(restored, None, &[], told),
         }
     }
 }

@@ -94,6 +94,7 @@ impl DirtyFile {
     }
 
     async fn publish_to_the_end(self: &Arc<Self>) -> Result<Published, WriteError> {
+        interruptible(self.wait_until(|state| (!state.resuming).then_some(()))).await?;
         let _entered = interruptible(self.enter_publication()).await?;
         {
             let state = self.state.lock();

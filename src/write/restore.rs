@@ -10,8 +10,9 @@ use super::jobs::Source;
 use super::state::{Piece, State};
 use super::{WriteEngine, WriteError};
 use crate::base::crc64::combine;
+use crate::base::time::micros;
 use crate::base::{ByteRange, ObjectKey, PartNumber};
-use crate::journal::UploadRecord;
+use crate::journal::{KnownUpload, PartRecord, UploadRecord};
 use crate::oss::{ErrorKind, ObjectMeta, PartInfo, PutHeaders};
 use crate::spill::{Phase, SessionDir, SessionRecord, SpillBody};
 use crate::upload::{Finished, PartOutcome, Plan, Transfer};
@@ -111,6 +112,14 @@ impl Restored {
         Ok(Some(whole))
     }
 
+    /// When any spill file of a range was last written, in microseconds since the epoch.
+    fn last_written(&self, range: ByteRange) -> Option<u64> {
+        let size = self.record.piece_size;
+        let inside =
+            self.pieces.iter().filter(|(index, ..)| !ByteRange::at(index * size, size).intersect(&range).is_empty());
+        inside.map(|(_, _, at)| micros(*at)).max()
+    }
+
     /// The CRC64 of a range of the file, from its spill files.
     fn sum(&self, range: ByteRange) -> Result<u64, WriteError> {
         let body = SpillBody::new(Some(self.dir.clone()), self.record.piece_size, range);
@@ -140,12 +149,24 @@ impl DirtyFile {
         file
     }
 
+    /// Has publication wait until it is known what an earlier process has sent.
+    pub fn hold_publication(&self) {
+        self.state.lock().resuming = true;
+    }
+
+    /// The other way round.
+    pub fn allow_publication(&self) {
+        self.state.lock().resuming = false;
+        self.changed.notify_waiters();
+    }
+
     /// Takes up the upload that the journal knows: the parts that the service has, and whose bytes are those of
     /// the spill files, are not sent again. Returns how many. An upload that is of no use is given up.
     ///
     /// # Errors
     /// The service did not answer; nothing is taken up then, and everything would be sent again.
-    pub async fn resume_upload(&self, restored: &Restored, upload: &UploadRecord) -> Result<usize, WriteError> {
+    pub async fn resume_upload(&self, restored: &Restored, known: &KnownUpload) -> Result<usize, WriteError> {
+        let (upload, records) = known;
         let _one = self.publishing.lock().await;
         let engine = self.engine.upload().clone();
         let Some(transfer) = Transfer::resume(engine, self.id(), upload).map(Arc::new) else { return Ok(0) };
@@ -157,15 +178,16 @@ impl DirtyFile {
             Err(error) if error.kind == ErrorKind::NoSuchUpload => return Ok(0),
             other => other?,
         };
-        self.take_over(restored, Some(transfer), told)
+        self.take_over(restored, Some(transfer), records, told)
     }
 
     /// Takes the service's word for parts whose bytes are those of the spill files. Returns how many. `transfer` is
-    /// the upload that has them, unless the file holds it already.
+    /// the upload that has them, unless the file holds it already; `records` is what the journal knows of them.
     pub(super) fn take_over(
         &self,
         restored: &Restored,
         transfer: Option<Arc<Transfer>>,
+        records: &[(PartNumber, PartRecord)],
         told: Vec<PartInfo>,
     ) -> Result<usize, WriteError> {
         // Read before the bytes are: what is written meanwhile makes a part newer than what is found here.
@@ -173,7 +195,8 @@ impl DirtyFile {
             self.state.lock().parts.iter().map(|(number, part)| (*number, part.generation)).collect();
         let mut good = Vec::new();
         for info in told {
-            if let Some(outcome) = self.usable(restored, &info)? {
+            // Reads the spill files of the part: other tasks of this thread go on elsewhere.
+            if let Some(outcome) = tokio::task::block_in_place(|| self.usable(restored, records, &info))? {
                 good.push((info.number, outcome));
             }
         }
@@ -203,9 +226,19 @@ impl DirtyFile {
     }
 
     /// What the service has of a part, if that is what the spill files hold.
-    fn usable(&self, restored: &Restored, info: &PartInfo) -> Result<Option<PartOutcome>, WriteError> {
+    fn usable(
+        &self,
+        restored: &Restored,
+        records: &[(PartNumber, PartRecord)],
+        info: &PartInfo,
+    ) -> Result<Option<PartOutcome>, WriteError> {
         let Some(range) = self.local_part(info.number) else { return Ok(None) };
-        let same = range.len() == info.size && info.crc64 == Some(restored.sum(range)?);
+        let noted = records.iter().find(|(number, _)| *number == info.number);
+        let unread = noted.is_some_and(|(_, record)| {
+            let same = record.len == info.size && record.crc64.is_some() && record.crc64 == info.crc64;
+            same && record.stable_since.is_some() && record.stable_since == restored.last_written(range)
+        });
+        let same = range.len() == info.size && (unread || info.crc64 == Some(restored.sum(range)?));
         Ok(same.then(|| PartOutcome { etag: info.etag.clone(), size: info.size, crc64: info.crc64 }))
     }
 

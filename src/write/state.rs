@@ -104,6 +104,8 @@ pub(super) struct State {
     pub(super) in_flight: u32,
     /// Written or cut since it was begun or taken up.
     pub(super) changed: bool,
+    /// Taken up from an earlier process, and what that had sent is not known yet: nothing is sent until then.
+    pub(super) resuming: bool,
     /// No write may begin: the file is being finished.
     pub(super) gated: bool,
     pub(super) retired: Option<Published>,
@@ -146,6 +148,7 @@ impl State {
             lease: Lease::apart(),
             in_flight: 0,
             changed: false,
+            resuming: false,
             gated: false,
             retired: None,
             ended: false,

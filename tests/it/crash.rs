@@ -374,7 +374,7 @@ fn a_state_folder_serves_one_mount() {
     assert_eq!(output.status.code(), Some(1), "{}", told(&output));
     let line = String::from_utf8(output.stderr).unwrap();
     assert!(line.contains("in use by") && line.contains(first.path("").to_str().unwrap()), "{line}");
-    assert!(line.contains(&first.pid().to_string()), "{line}");
+    assert!(line.contains(&first.worker_pid().to_string()), "{line}");
     assert_eq!(line.lines().count(), 1, "{line}");
     first.sh("echo works > f");
 }

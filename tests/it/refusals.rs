@@ -80,8 +80,7 @@ fn a_place_is_mounted_once() {
 fn a_dead_mount_makes_way() {
     let Some(bench) = Bench::new() else { return };
     let mut mount = bench.mount(&[]);
-    super::harness::signal(mount.pid(), libc::SIGKILL);
-    mount.wait();
+    mount.die();
     assert!(is_mounted(&mount.path("")));
     assert!(fs::read_dir(mount.path("")).is_err());
     let again = bench.mount(&[]);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::Vfs;
 use super::attr::Kind;
+use super::call::Call;
 use super::error::FsError;
 use super::keep::Parting;
 use super::later::Taken;
@@ -20,7 +21,8 @@ use crate::base::limits::GIB;
 use crate::base::{ETag, ObjectKey};
 use crate::intent::{Work, copy_any};
 use crate::journal::CopyRecord;
-use crate::oss::{CopyOptions, ErrorKind};
+use crate::ledger::Effect;
+use crate::oss::{CopyOptions, CopyReceipt, ErrorKind};
 use crate::write::{DirtyFile, Fence, Rekeyed, WriteError};
 
 pub(super) use tree::Unfinished;
@@ -49,23 +51,54 @@ impl Vfs {
     /// Gives a file or a directory another name.
     pub async fn rename(
         &self,
+        call: Call,
         (parent, name): (u64, &str),
         (new_parent, new_name): (u64, &str),
         mode: RenameMode,
     ) -> Result<(), FsError> {
         self.check_writable()?;
         check_name(new_name)?;
+        if self.was_done(call) {
+            return Ok(());
+        }
         let (from, to) = (Place { parent, name }, Place { parent: new_parent, name: new_name });
+        let begun = self.was_begun(call);
         if mode == RenameMode::Exchange {
-            return self.exchange(from, to).await;
+            if begun {
+                // Which of the two names has which file by now, nobody can tell: it is answered as it was asked.
+                self.done(call, Effect::Nothing);
+                return Ok(());
+            }
+            self.begin(call);
+            self.exchange(from, to).await?;
+            self.done(call, Effect::Nothing);
+            return Ok(());
         }
-        match self.resolve(parent, name).await? {
-            (_, Kind::Dir) => self.rename_dir(from, to, mode).await,
-            (ino, _) => self.rename_file(ino, from, to, mode).await,
+        if begun {
+            self.wait_for_move(from, to).await?;
         }
+        match self.resolve(parent, name).await {
+            // Done before the process died.
+            Err(FsError::NotFound) if begun && self.resolve(new_parent, new_name).await.is_ok() => {}
+            Err(error) => return Err(error),
+            Ok((_, Kind::Dir)) => self.rename_dir(call, from, to, mode).await?,
+            Ok((ino, _)) => self.rename_file(call, ino, from, to, mode).await?,
+        }
+        self.done(call, Effect::Nothing);
+        Ok(())
     }
 
-    async fn rename_file(&self, ino: u64, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<(), FsError> {
+    async fn rename_file(
+        &self,
+        call: Call,
+        ino: u64,
+        from: Place<'_>,
+        to: Place<'_>,
+        mode: RenameMode,
+    ) -> Result<(), FsError> {
+        let begun = self.was_begun(call);
+        // What stands at the new name by now may be what was put there.
+        let mode = if begun { RenameMode::Replace } else { mode };
         let (old_key, new_key, _fence) = loop {
             let (old, new) = (self.child_path(from.parent, from.name)?, self.child_path(to.parent, to.name)?);
             if old == new {
@@ -77,14 +110,18 @@ impl Vfs {
             }
         };
         let target = self.check_target(to, mode).await?;
+        self.begin(call);
         let parting = match target {
             Some(target) => Some(self.part(target, &new_key).await?),
             None => None,
         };
         let over = parting.as_ref().and_then(Parting::version);
         let renamed = match self.dirty_at(ino) {
-            Some(dirty) => self.rename_unsent(ino, &dirty, (&old_key, from), (&new_key, to), over).await,
-            None => self.rename_object(ino, None, (&old_key, from), (&new_key, to)).await,
+            Some(dirty) if begun && dirty.publishable_key().as_ref() == Some(&new_key) => {
+                self.finish_unsent(ino, &dirty, (&old_key, from), to).await
+            }
+            Some(dirty) => self.rename_unsent(begun, ino, &dirty, (&old_key, from), (&new_key, to), over).await,
+            None => self.rename_object(begun, ino, None, (&old_key, from), (&new_key, to)).await,
         };
         if let Some(target) = target.filter(|_| renamed.is_ok()) {
             self.drop_attributes(target);
@@ -116,6 +153,7 @@ impl Vfs {
     /// the file replaces `over`, the object at the new name, when it is published.
     async fn rename_unsent(
         &self,
+        begun: bool,
         ino: u64,
         dirty: &Arc<DirtyFile>,
         (old_key, from): (&ObjectKey, Place<'_>),
@@ -132,9 +170,9 @@ impl Vfs {
                     return Ok(());
                 }
             }
-            return self.rename_object(ino, None, (old_key, from), (new_key, to)).await;
+            return self.rename_object(begun, ino, None, (old_key, from), (new_key, to)).await;
         };
-        match self.rename_object(ino, Some((dirty, etag)), (old_key, from), (new_key, to)).await {
+        match self.rename_object(begun, ino, Some((dirty, etag)), (old_key, from), (new_key, to)).await {
             // Another client deleted what the file was to replace: there is only the session to be moved.
             Err(FsError::NotFound) if !dirty.uses_base() => {
                 dirty.rename_over(new_key.clone(), over).await?;
@@ -145,9 +183,26 @@ impl Vfs {
         }
     }
 
+    /// The session has its new name from a process that died before the old object was gone.
+    async fn finish_unsent(
+        &self,
+        ino: u64,
+        dirty: &DirtyFile,
+        (old_key, from): (&ObjectKey, Place<'_>),
+        to: Place<'_>,
+    ) -> Result<(), FsError> {
+        let sent = dirty.base().is_some() || dirty.replaces().is_some();
+        self.moved(ino, from, to, None);
+        if sent {
+            self.client.delete_object(old_key).await?;
+        }
+        Ok(())
+    }
+
     /// What stands in the bucket: copied on the server, then deleted. A session that edits or replaces it goes along.
     async fn rename_object(
         &self,
+        begun: bool,
         ino: u64,
         session: Option<(&Arc<DirtyFile>, ETag)>,
         (old_key, from): (&ObjectKey, Place<'_>),
@@ -164,6 +219,23 @@ impl Vfs {
         let copied = match self.intents.begin(work, false) {
             Ok(intent) => match copy_any(&self.client, old_key, new_key, &options).await {
                 Ok(receipt) => Ok((intent.id, receipt)),
+                // Copied, and the original deleted, before the process died.
+                Err(error) if begun && error.kind == ErrorKind::NoSuchKey => {
+                    match self.client.head_object(new_key).await {
+                        Ok(found) => Ok((
+                            intent.id,
+                            CopyReceipt {
+                                etag: found.etag,
+                                last_modified: Some(found.last_modified),
+                                crc64: found.crc64,
+                            },
+                        )),
+                        Err(_) => {
+                            self.intents.finish(intent.id);
+                            Err(stale(error))
+                        }
+                    }
+                }
                 Err(error) => {
                     self.intents.finish(intent.id);
                     Err(stale(error))
@@ -227,6 +299,7 @@ impl Vfs {
             relocate::carry(node, key, Some(record));
         }
         let (kind, version) = (node.attr.kind, node.version.clone());
+        tree.note_object(ino);
         tree.changed(from.parent, from.name, None);
         tree.changed(to.parent, to.name, Some(Listed { kind, ino, version }));
     }

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use super::super::Vfs;
 use super::super::attr::Kind;
+use super::super::call::Call;
 use super::super::error::FsError;
 use super::{Place, RenameMode};
 use crate::base::caller::wait;
+use crate::base::time::{micros, now};
 use crate::base::{ObjectKey, SessionId};
 use crate::intent::{IntentRecord, Moved, Phase, TreeMove, Work};
 use crate::oss::{self, ErrorKind};
@@ -19,6 +21,9 @@ use crate::write::{Area, Fence, Rekeyed, WriteError};
 
 /// The pause before a move that failed is tried again, doubled up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How often is looked whether a move has ended.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Moves that go on in the background, by the areas they touch.
 pub(in super::super) type Unfinished = HashMap<SessionId, Vec<Area>>;
@@ -48,7 +53,23 @@ impl Begun {
 }
 
 impl Vfs {
-    pub(super) async fn rename_dir(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<(), FsError> {
+    /// Waits for a move that was begun by an earlier process, for the same request.
+    pub(super) async fn wait_for_move(&self, from: Place<'_>, to: Place<'_>) -> Result<(), FsError> {
+        let paths = [self.child_path(from.parent, from.name)?, self.child_path(to.parent, to.name)?];
+        let areas = paths.map(|path| Area::Tree(self.options.prefix.dir_key(&path)));
+        while self.check_finished(&areas).is_err() {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn rename_dir(
+        &self,
+        call: Call,
+        from: Place<'_>,
+        to: Place<'_>,
+        mode: RenameMode,
+    ) -> Result<(), FsError> {
         let (old, new, fence) = loop {
             let (old, new) = (self.child_path(from.parent, from.name)?, self.child_path(to.parent, to.name)?);
             if old == new {
@@ -65,10 +86,18 @@ impl Vfs {
                 break (old, new, fence);
             }
         };
+        let keys = (self.options.prefix.dir_key(&old), self.options.prefix.dir_key(&new));
+        let mut tree = TreeMove::new(&self.client, self.write.upload().journal(), &keys.0, &keys.1);
+        if self.was_begun(call) && tree.survey().await? == 0 {
+            // All of it was moved before the process died; only the table does not show it.
+            let none = Moved::remembered(self.write.upload().journal(), SessionId::generate(micros(now())));
+            self.relocate(&old, &new, &none);
+            return Ok(());
+        }
         self.check_dir_target(to, &new, mode).await?;
+        self.begin(call);
         self.send_attributes_within(&old).await?;
-        let (from, to) = (self.options.prefix.dir_key(&old), self.options.prefix.dir_key(&new));
-        let mut tree = TreeMove::new(&self.client, self.write.upload().journal(), &from, &to);
+        let (from, to) = keys;
         let durable = tree.survey().await? > 1;
         let work = Work::MoveTree { from: from.clone(), to: to.clone(), phase: Phase::Copying };
         let id = self.intents.begin(work, durable)?.id;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub(crate) use mount::{Mount, is_mounted};
+pub(crate) use mount::{Mount, is_alive, is_mounted};
 pub(crate) use server::{BUCKET, Counts, Server};
 
 /// Longest that anything here is waited for.
@@ -84,6 +84,8 @@ impl Bench {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.path("home"))
             .env("XDG_RUNTIME_DIR", self.path("run"))
+            // Whatever becomes of a test, nothing of its mounts outlives it.
+            .env("_OSSFUSE_TIED", "1")
             .env("OSS_ACCESS_KEY_ID", "test-ak")
             .env("OSS_ACCESS_KEY_SECRET", "test-sk")
             .stdin(Stdio::null())
@@ -103,13 +105,23 @@ impl Bench {
         self.mount_at(BUCKET, "mnt", options)
     }
 
+    /// Mounts the bucket with further options and variables.
+    pub(crate) fn mount_with(&self, options: &[&str], variables: &[(&str, &OsStr)]) -> Mount<'_> {
+        Mount::start(self, BUCKET, &self.folder("mnt"), options, variables)
+    }
+
+    /// Mounts the bucket by another binary.
+    pub(crate) fn mount_by(&self, program: &Path, options: &[&str]) -> Mount<'_> {
+        Mount::start_by(program, self, BUCKET, &self.folder("mnt"), options, &[])
+    }
+
     /// Mounts a bucket or a prefix of it at a folder of the test.
     pub(crate) fn mount_at(&self, spec: &str, place: &str, options: &[&str]) -> Mount<'_> {
         let path = self.path(place);
         if !is_mounted(&path) {
             self.folder(place);
         }
-        Mount::start(self, spec, &path, options)
+        Mount::start(self, spec, &path, options, &[])
     }
 
     /// `ossfuse recover list BUCKET --json`, whether or not it is mounted.

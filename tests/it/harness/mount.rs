@@ -2,7 +2,7 @@
 //!
 //! What is dropped is killed, never asked: a test that fails must not hang on what it has found to be broken.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
@@ -22,10 +22,34 @@ pub(crate) struct Mount<'b> {
 
 impl<'b> Mount<'b> {
     /// Mounts and waits until the mount answers.
-    pub(super) fn start(bench: &'b Bench, spec: &str, path: &Path, options: &[&str]) -> Self {
+    pub(super) fn start(
+        bench: &'b Bench,
+        spec: &str,
+        path: &Path,
+        options: &[&str],
+        variables: &[(&str, &OsStr)],
+    ) -> Self {
+        Self::start_by(Path::new(env!("CARGO_BIN_EXE_ossfuse")), bench, spec, path, options, variables)
+    }
+
+    /// The same by another binary.
+    pub(super) fn start_by(
+        program: &Path,
+        bench: &'b Bench,
+        spec: &str,
+        path: &Path,
+        options: &[&str],
+        variables: &[(&str, &OsStr)],
+    ) -> Self {
         let log = path.with_extension("log");
-        let mut command = Self::command(bench, spec, path, options);
+        let usual = Self::command(bench, spec, path, options);
+        let mut command = Command::new(program);
+        command.args(usual.get_args()).env_clear();
+        command
+            .envs(usual.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .stdin(std::process::Stdio::null());
         let file = std::fs::File::options().append(true).create(true).open(&log).unwrap();
+        command.envs(variables.iter().copied());
         command.arg("--foreground").stdout(file.try_clone().unwrap()).stderr(file);
         end_with_parent(&mut command);
         let mut mount = Self { bench, child: command.spawn().unwrap(), path: path.to_owned(), log };
@@ -54,9 +78,14 @@ impl<'b> Mount<'b> {
         if name.is_empty() { self.path.clone() } else { self.path.join(name) }
     }
 
-    /// The process that serves it.
+    /// The supervisor: the process that holds the mount.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process that serves it, as `status` tells.
+    pub(crate) fn worker_pid(&self) -> u32 {
+        u32::try_from(self.status()["worker_pid"].as_u64().expect("a worker")).unwrap()
     }
 
     /// Runs a script in the mount; it must succeed.
@@ -80,6 +109,18 @@ impl<'b> Mount<'b> {
         assert!(output.status.success(), "{}", told(&output));
         let mut report: Value = serde_json::from_slice(&output.stdout).unwrap();
         report["mounts"][0].take()
+    }
+
+    /// The same, unless no worker answers just now.
+    pub(crate) fn try_status(&self) -> Option<Value> {
+        let output = self.bench.ossfuse(["status", "--json"]).arg(&self.path).output().unwrap();
+        let mut report: Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(report["mounts"][0].take()).filter(|status| status["worker_pid"].is_u64())
+    }
+
+    /// The processes that the supervisor has started: its worker, if there is one just now.
+    pub(crate) fn children(&self) -> Vec<u32> {
+        children(self.child.id())
     }
 
     /// Waits until nothing is on its way: no handle is open and nothing is pending.
@@ -115,19 +156,27 @@ impl<'b> Mount<'b> {
         wait_for("the process of the mount ends", || self.child.try_wait().unwrap())
     }
 
-    /// Kills its process as the kernel does when memory runs out, and clears the mount away.
+    /// Kills all its processes, as power loss does but for the disk, and clears the mount away.
     pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.die();
         detach(&self.path);
+    }
+
+    /// Kills all its processes and leaves the dead mount. Workers of tests end with their supervisor.
+    pub(crate) fn die(&mut self) {
+        let workers = children(self.child.id());
+        drop(self.child.kill());
+        drop(self.child.wait());
+        for worker in workers {
+            wait_until("the worker ends with its supervisor", || !is_alive(worker));
+        }
     }
 }
 
 impl Drop for Mount<'_> {
     fn drop(&mut self) {
         // The end of the process also ends whoever hangs in the mount.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        self.die();
         if is_mounted(&self.path) {
             detach(&self.path);
         }
@@ -135,6 +184,22 @@ impl Drop for Mount<'_> {
             eprintln!("log of {}:\n{}", self.path.display(), self.log());
         }
     }
+}
+
+/// The processes that a process has started and not waited for.
+fn children(pid: u32) -> Vec<u32> {
+    let listed = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    listed.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// Whether any thread of a process still does anything: until none does, its connections stand. What is left of one
+/// that nobody waits for does not count.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.into_iter().any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    })
 }
 
 /// Whether something is mounted at a path, in the namespace of the calling thread.
