@@ -19,6 +19,7 @@ mod publish;
 mod restore;
 mod room;
 mod sparse;
+mod stable;
 mod state;
 mod status;
 mod zeros;
