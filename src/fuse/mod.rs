@@ -10,6 +10,7 @@ mod mount;
 mod reply;
 mod serve;
 mod touch;
+mod work;
 
 use std::ffi::OsStr;
 use std::io;
@@ -30,10 +31,11 @@ use tokio::runtime::Handle;
 pub use mount::{KernelMount, MountError, MountPlan, unmount};
 pub use serve::{Greeting, recovery_is_transparent, serve};
 pub use touch::TouchedBuffers;
+pub use work::Watch;
 
 use crate::base::ByteRange;
 use crate::base::limits::FUSE_WRITE_MAX;
-use crate::vfs::{Allocate, AttrChange, Call, Entry, FsError, Kind, RenameMode, Seek, SetXattr, Vfs, is_refused};
+use crate::vfs::{Allocate, AttrChange, FsError, Kind, RenameMode, Seek, SetXattr, Vfs, is_refused};
 use call::Call as Caller;
 use entries::{Entries, READDIR_BYTES, RawReplies};
 use reply::{
@@ -59,36 +61,9 @@ pub struct Adapter {
     watch: Box<dyn Watch>,
 }
 
-/// Sees the requests that are worked on, so that somebody else knows when this process dies over one.
-pub trait Watch: Send + Sync + std::fmt::Debug {
-    /// Notes a request until what is returned is dropped; `None`: it is to be refused.
-    fn begin(&self, unique: u64) -> Option<Box<dyn Send>>;
-}
-
 impl Adapter {
     pub fn new(vfs: Arc<Vfs>, runtime: Handle, readdirplus: bool, watch: Box<dyn Watch>) -> Self {
         Self { vfs, runtime, readdirplus, replies: None, agreed: None, watch }
-    }
-
-    /// Begins the work on a request; `None` where it is to be refused.
-    fn enter(&self, req: &Request) -> Option<(Call, Box<dyn Send>)> {
-        let call = Call::new(req.unique().0);
-        Some((call, self.watch.begin(call.unique())?))
-    }
-
-    /// Works on a request in a task.
-    fn work(&self, slot: Box<dyn Send>, work: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn(async move {
-            work.await;
-            drop(slot);
-        });
-    }
-
-    fn reply_found(&self, call: Call, found: Result<Entry, FsError>, reply: ReplyEntry) {
-        if let Ok(entry) = &found {
-            self.vfs.tell(call, entry.attr.ino);
-        }
-        reply_entry(&self.vfs, found, reply);
     }
 
     /// Tells the connection that is served, and what was agreed on it before.

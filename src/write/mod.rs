@@ -20,6 +20,7 @@ mod restore;
 mod room;
 mod send;
 mod sparse;
+mod stable;
 mod state;
 mod status;
 mod zeros;
