@@ -106,10 +106,8 @@ fn copied(call: &Call, source: &Source, attributes: Attributes) -> Object {
     let (onto_itself, now) = (source.is_target(call), call.shared.now());
     let Object { head, segments } = &*source.object;
     let (mut kind, mut etag) = (head.kind, head.etag.clone());
-    if !onto_itself {
-        if kind == Kind::Appendable {
-            kind = Kind::Normal;
-        }
+    if !onto_itself && kind == Kind::Appendable {
+        kind = Kind::Normal;
     }
     // The ETag of a copy is only promised to be unlike others (OSS reference §10); with S3 it is the MD5 as ever.
     if !onto_itself && !call.is_s3 {
