@@ -43,6 +43,7 @@ pub(super) fn lock(error: &LockError) -> Error {
 pub(super) fn silent(config: &MountConfig, error: Option<&str>) -> Error {
     let within = format_duration(config.mount_timeout);
     let why = match error {
+        Some(error) if error.contains("certificate") => return certificate(config, error),
         Some(error) => format!("cannot be reached within {within}: {error}"),
         None => format!("no answer within {within}"),
     };
@@ -73,14 +74,17 @@ pub(super) fn service(config: &MountConfig, error: &oss::Error) -> Error {
         ErrorKind::AccessDenied => {
             line(bucket, format!("access denied ({told})"), "the key needs oss:ListObjects on the bucket")
         }
-        ErrorKind::Transport if error.message.contains("certificate") => {
-            line(endpoint, format!("its certificate is not accepted: {}", error.message), mend_of_tls(&error.message))
-        }
+        ErrorKind::Transport if error.message.contains("certificate") => certificate(config, &error.message),
         ErrorKind::Transport => {
             line(endpoint, format!("cannot be reached: {}", error.message), "check --endpoint and the network")
         }
         _ => line(bucket, error, "check --endpoint and --region"),
     }
+}
+
+fn certificate(config: &MountConfig, message: &str) -> Error {
+    let why = format!("its certificate is not accepted: {message}");
+    line(&config.connection.endpoint, why, mend_of_tls(message))
 }
 
 /// What to do about a certificate, by the words of the TLS library.
