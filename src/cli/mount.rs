@@ -152,6 +152,8 @@ fn settle(args: &Args, environment: &Environment) -> Result<Settled, Error> {
 }
 
 fn serve(settled: Settled, ready: Ready) -> Result<(), Error> {
+    // The supervisor holds the settings too, and its workers inherit the limit.
+    worker::forbid_core_files();
     let Settled { layers, config, settings } = settled;
     if config.supervised {
         // The worker writes the log; what there is to say about workers goes to stderr, which is the same place.

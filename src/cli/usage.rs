@@ -104,7 +104,7 @@ mod tests {
         for (arguments, wanted) in [
             (
                 "ossfuse",
-                "COMMAND: it is missing; say which: mount, umount, status, sync, recover, uploads, doctor, log, config, man, completions, dev-server (see `ossfuse --help`)",
+                "COMMAND: it is missing; say which: mount, umount, status, upgrade, sync, recover, uploads, doctor, log, config, man, completions, dev-server (see `ossfuse --help`)",
             ),
             (
                 "ossfuse recover",

@@ -90,7 +90,7 @@ mod tests {
         let record = PartRecord { generation: 3, len: 4, crc64: None, etag: ETag::new("x"), stable_since: None };
         let mut bytes = record.encode();
         assert_eq!(PartRecord::decode(&bytes), Some(record));
-        bytes[0] = 2;
+        bytes[0] += 1;
         assert_eq!(PartRecord::decode(&bytes), None);
     }
 

@@ -133,7 +133,6 @@ pub fn run_supervised(config: MountConfig, supervised: Supervised) -> Result<(),
 
 fn begin(config: &MountConfig) -> Result<(LockedFolder, Runtime), Error> {
     raise_file_limit();
-    forbid_core_files();
     let owner = format!("process {} for {}", std::process::id(), config.mountpoint.display());
     let folder =
         LockedFolder::lock(Layout::new(&config.state_folder), &owner).map_err(|error| refusal::lock(&error))?;
@@ -546,7 +545,7 @@ fn raise_file_limit() {
 }
 
 /// A core file would hold access keys. Of size 1 none is written, and none is piped to a handler (core(5)).
-fn forbid_core_files() {
+pub fn forbid_core_files() {
     let limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
     // SAFETY: the struct lives through the call.
     if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) } != 0 {

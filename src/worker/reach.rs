@@ -37,7 +37,10 @@ async fn wait(vfs: &Vfs, client: &Client) -> Result<(), oss::Error> {
     let mut pause = PAUSE.0;
     loop {
         match within(PATIENCE, vfs.probe()).await {
-            Err(error) if error.is_outage() => log::warn!("{error}; waiting for the service"),
+            // Nobody but people can make a bad certificate good.
+            Err(error) if error.is_outage() && !error.message.contains("certificate") => {
+                log::warn!("{error}; waiting for the service");
+            }
             other => return other,
         }
         tokio::select! {
