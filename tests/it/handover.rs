@@ -448,13 +448,17 @@ fn a_worker_that_is_killed_as_it_begins_loses_no_write() {
     let mount = bench.mount(&[]);
     let most = 100;
     let content = noise(3, 16 * MIB);
-    let kills = AtomicU32::new(0);
+    let (kills, done) = (AtomicU32::new(0), AtomicBool::new(false));
     let file = fs::File::create(mount.path("f")).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let _told = Tell(&done);
+            let mut last = 0;
             for roll in noise(4, most as usize) {
-                let worker = wait_for("a worker", || mount.children().pop());
-                wait_until("it serves", || !is_alive(worker) || serves(worker));
+                // One that was killed may not be reaped yet.
+                let next = || mount.children().pop().filter(|pid| *pid != last && serves(*pid));
+                let worker = wait_for("a worker serves", next);
+                last = worker;
                 std::thread::sleep(Duration::from_micros(u64::from(roll) * 12));
                 signal(worker, libc::SIGKILL);
                 wait_until("it is dead", || !is_alive(worker));
@@ -462,12 +466,13 @@ fn a_worker_that_is_killed_as_it_begins_loses_no_write() {
             }
         });
         let chunks = || content.chunks(MIB).enumerate();
-        while kills.load(Ordering::Relaxed) < most {
+        while !done.load(Ordering::Relaxed) {
             for (at, chunk) in chunks() {
-                let done = file.write_at(chunk, (at * MIB) as u64);
-                assert_eq!(done.unwrap(), MIB, "after {kills:?} kills");
+                let written = file.write_at(chunk, (at * MIB) as u64);
+                assert_eq!(written.unwrap(), MIB, "after {kills:?} kills");
             }
         }
+        assert_eq!(kills.load(Ordering::Relaxed), most);
         for (at, chunk) in chunks() {
             file.write_all_at(chunk, (at * MIB) as u64).unwrap();
         }
@@ -476,6 +481,15 @@ fn a_worker_that_is_killed_as_it_begins_loses_no_write() {
     mount.settle();
     assert_same(&bench.server.get("f").unwrap(), &content, "f");
     mount.umount();
+}
+
+/// Says so when it goes, also by a panic.
+struct Tell<'a>(&'a AtomicBool);
+
+impl Drop for Tell<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Whether fuser's threads run.
