@@ -99,6 +99,12 @@ impl Replay {
     }
 
     fn sort_out(&mut self, found: Found, carried: Option<Carried>) {
+        if !matches!(found.record, Ok(Some(_))) && found.dir.is_unbegun().unwrap_or(false) {
+            if let Err(error) = found.dir.discard() {
+                log::error!("session {}: {error}", found.dir.id());
+            }
+            return;
+        }
         let record = match found.record {
             Ok(Some(record)) => record,
             Ok(None) => return quarantine(&found.dir, "it has no session file"),

@@ -169,6 +169,16 @@ impl SessionDir {
         Ok(found)
     }
 
+    /// Whether a kill fell between the making of the folder and its first session file: no call has returned yet that
+    /// would have promised anything.
+    pub fn is_unbegun(&self) -> Result<bool, SpillError> {
+        let empty = match fs::metadata(self.path.join(SESSION_FILE)) {
+            Ok(meta) => meta.len() == 0,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        Ok(empty && self.pieces()?.is_empty())
+    }
+
     /// Ends the session: from here on it does not exist. The bytes are deleted at leisure.
     pub fn discard(&self) -> Result<(), SpillError> {
         self.shared.move_to_trash(&self.path, self.id, self.durable.load(Ordering::Relaxed))

@@ -118,6 +118,6 @@ fn no_secret_is_shown_anywhere() {
     }
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("1"), "no core file: {core}");
-    assert_eq!(files_with(&bench.path("state"), b"test-sk"), [PathBuf::new(); 0]);
+    assert_eq!(files_with(&bench.path("state"), b"test-sk"), Vec::<PathBuf>::new());
     mount.umount();
 }

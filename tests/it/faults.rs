@@ -11,13 +11,16 @@ use super::harness::{Bench, KIB, Mount, assert_same, noise, told, wait_until};
 /// More requests than any piece of work here makes.
 const REQUESTS_MAX: u64 = 60;
 
+/// A key, and what it holds; nothing where there is no object.
+type Wanted = (&'static str, Option<Vec<u8>>);
+
 /// Work on a bucket that [`prepare`] has filled: a script in the mount, and what the bucket holds when it is done.
 struct Work {
     name: &'static str,
     script: &'static str,
     /// Whether the script can tell that a reply's body was changed on its way.
     checked: bool,
-    done: fn() -> Vec<(&'static str, Option<Vec<u8>>)>,
+    done: fn() -> Vec<Wanted>,
 }
 
 fn old(len: usize) -> Vec<u8> {

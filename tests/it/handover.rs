@@ -322,7 +322,7 @@ fn create_is_done_once() {
 fn a_lock_file_is_won_by_one() {
     let Some(bench) = Bench::new() else { return };
     let mount = bench.mount(&[]);
-    let rounds = 40;
+    let rounds = 200;
     let racer = |name: &str| {
         let script = format!(
             "for i in $(seq {rounds}); do if (set -o noclobber; echo {name} > lock-$i) 2>> ../err-{name}; \

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -173,7 +173,7 @@ fn what_is_damaged_is_exported_and_discarded_but_not_published() {
 }
 
 fn set_age(path: &Path, days: u64) {
-    let at = SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
+    let at = ossfuse::base::time::now() - Duration::from_secs(days * 24 * 60 * 60);
     fs::File::options().append(true).open(path).unwrap().set_modified(at).unwrap();
 }
 

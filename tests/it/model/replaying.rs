@@ -306,3 +306,21 @@ fn what_is_published_in_the_background_is_promised_at_once() {
     assert_object(&service, &key("background"), &pattern(1, 500));
     assert_no_sessions(&process);
 }
+
+/// What a kill leaves in the middle of the making of a session: nothing was promised, and nothing is to be looked at.
+#[test]
+fn a_session_that_was_never_begun_leaves_no_trace() {
+    let (service, process) = both();
+    let state = process.snapshot(true);
+    for (name, session_file) in [("0000000000000a-00000001", false), ("0000000000000b-00000002", true)] {
+        let folder = state.path().join("spill").join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        if session_file {
+            std::fs::write(folder.join("session"), b"").unwrap();
+        }
+    }
+    let second = Process::restart_over(&service, state);
+    second.replay(Mode::Safe);
+    assert_no_sessions(&second);
+    assert_eq!(std::fs::read_dir(second.layout().quarantine()).map_or(0, Iterator::count), 0);
+}
