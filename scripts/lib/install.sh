@@ -51,6 +51,8 @@ need_fuse() {
 
 # The file system exerciser, from crates.io; it tests nothing but what it is pointed at, so it need not be fast.
 need_fsx() {
+    # Tests call it by its name, and what cargo installs is not everywhere in the path.
+    export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
     command -v fsx >/dev/null && return
     echo "fsx is missing: building it; this takes a minute, once"
     CARGO_PROFILE_DEV_DEBUG=0 cargo install fsx --locked --version 0.3.2 --debug --quiet
