@@ -668,7 +668,10 @@ impl Filesystem for Adapter {
         // The reply counts in 32 bits.
         let len = len.min(u64::from(u32::MAX));
         match self.vfs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len) {
-            Ok(copied) => reply.written(copied as u32),
+            Ok(copied) => {
+                self.vfs.commit();
+                reply.written(copied as u32);
+            }
             // The kernel reads and writes instead.
             Err(FsError::Unsupported) => reply.error(Errno::EOPNOTSUPP),
             Err(error) => reply.error(told(&error)),

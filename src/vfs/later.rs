@@ -23,7 +23,8 @@ use super::tree::{Listed, Tree};
 use crate::base::posix::UserMeta;
 use crate::base::{ETag, ObjectKey, SessionId};
 use crate::intent::{MetaChange, Work};
-use crate::oss::{self, CopyOptions, ErrorKind, Outcome, PutHeaders};
+use crate::oss::{self, ErrorKind, PutHeaders};
+use crate::upload::{Standing, replace_headers};
 use crate::write::Rekeyed;
 
 /// How long a change waits for others to the same file.
@@ -70,6 +71,8 @@ struct Pending {
     key: ObjectKey,
     /// The version that has `before`, and is to have `wanted`.
     etag: ETag,
+    size: u64,
+    crc64: Option<u64>,
     before: UserMeta,
     wanted: PutHeaders,
     /// How often it was changed.
@@ -85,6 +88,8 @@ struct Pending {
 pub(super) struct Taken {
     generation: u64,
     etag: ETag,
+    size: u64,
+    crc64: Option<u64>,
     before: UserMeta,
     pub(super) wanted: PutHeaders,
 }
@@ -185,6 +190,8 @@ impl Vfs {
             intent: None,
             key: key.clone(),
             etag: held.etag.clone(),
+            size: held.size,
+            crc64: held.crc64,
             before: before.user_meta,
             wanted: PutHeaders::default(),
             generation: 0,
@@ -283,8 +290,14 @@ impl Vfs {
                 return None;
             }
             pending.busy = true;
-            let (etag, before, wanted) = (pending.etag.clone(), pending.before.clone(), pending.wanted.clone());
-            Some(Some(Taken { generation: pending.generation, etag, before, wanted }))
+            Some(Some(Taken {
+                generation: pending.generation,
+                etag: pending.etag.clone(),
+                size: pending.size,
+                crc64: pending.crc64,
+                before: pending.before.clone(),
+                wanted: pending.wanted.clone(),
+            }))
         };
         self.later.wait_until(attempt).await
     }
@@ -299,32 +312,24 @@ impl Vfs {
 
     /// Copies an object onto itself with the attributes that are wanted. `None` where it is gone.
     async fn store_attributes(&self, key: &ObjectKey, taken: &Taken) -> Result<Option<Stored>, oss::Error> {
-        let (mut etag, mut headers, mut foreign) = (taken.etag.clone(), taken.wanted.clone(), false);
+        let (mut etag, mut size, mut crc64) = (taken.etag.clone(), taken.size, taken.crc64);
+        let (mut headers, mut foreign) = (taken.wanted.clone(), false);
         for attempt in 1.. {
-            let options =
-                CopyOptions { if_match: Some(etag.clone()), replace: Some(headers.clone()), ..CopyOptions::default() };
-            let found = match self.client.copy_object(key, key, &options).await {
+            let object = Standing { key, etag: &etag, size, crc64 };
+            let found = match replace_headers(&self.client, object, &headers).await {
                 Ok(receipt) => {
                     return Ok(Some(Stored { etag: receipt.etag, last_modified: receipt.last_modified, foreign }));
                 }
                 Err(error) if error.kind == ErrorKind::PreconditionFailed && attempt < TRIES => {
-                    match self.client.head_object(key).await {
-                        // The reply to our own copy was lost, and its repetition was refused.
-                        Ok(found)
-                            if error.outcome == Outcome::Unknown && found.headers.user_meta == headers.user_meta =>
-                        {
-                            let (etag, last_modified) = (found.etag, Some(found.last_modified));
-                            return Ok(Some(Stored { etag, last_modified, foreign }));
-                        }
-                        other => other,
-                    }
+                    self.client.head_object(key).await
                 }
                 Err(error) => Err(error),
             };
             match found {
                 Ok(found) => {
                     log::warn!("{key}: another client replaced it; its mode, owner and attributes are set on that");
-                    (etag, headers, foreign) = (found.etag, found.headers, true);
+                    (etag, size, crc64) = (found.etag, found.size, found.crc64);
+                    (headers, foreign) = (found.headers, true);
                     apply(&without_times(change_of(&taken.before, &taken.wanted.user_meta)), &mut headers.user_meta);
                 }
                 Err(error) if error.kind == ErrorKind::NoSuchKey => {
@@ -501,8 +506,8 @@ impl Vfs {
         let changed = if found.etag == *etag { changed.clone() } else { without_times(changed.clone()) };
         apply(&changed, &mut headers.user_meta);
         if headers != found.headers {
-            let options = CopyOptions { if_match: Some(found.etag), replace: Some(headers), ..CopyOptions::default() };
-            self.client.copy_object(key, key, &options).await?;
+            let object = Standing { key, etag: &found.etag, size: found.size, crc64: found.crc64 };
+            replace_headers(&self.client, object, &headers).await?;
             log::info!("{key}: has the attributes that were set before the mount ended");
         }
         self.forget_key(key);

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::WriteError;
 use super::file::DirtyFile;
 use super::publish::{BACKGROUND_PATIENCE, CONFLICT, RETRY_PAUSE};
-use crate::base::caller::within;
+use crate::base::caller::{interruptible, within};
 
 /// How long a closed file waits for its name to change, or for its end.
 const LINGER: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ impl DirtyFile {
             return Ok(());
         }
         let file = self.clone();
-        let done = self.engine.runtime().spawn(async move { file.close_to_the_end().await }).await;
+        let done = interruptible(self.engine.runtime().spawn(async move { file.close_to_the_end().await })).await?;
         done.unwrap_or_else(|error| {
             Err(WriteError::Spill { message: format!("the process is ending: {error}"), errno: None })
         })
@@ -124,13 +124,11 @@ impl DirtyFile {
                 () = queue.hurried.notified() => {}
                 () = client.recovered(), if pause > LINGER => {}
             }
-            // What waits in the queue can still be changed without a request.
-            self.engine.upload().client().reachable().await;
             if waiting.elapsed() < pause && pause > LINGER {
                 // Who is in a hurry does not make a sick service well.
                 tokio::time::sleep(RETRY_PAUSE.0).await;
             }
-            // Not while it is being published: writers would wait, and need not.
+            // Here it can still be changed without a request; while it is being published, writers wait.
             client.reachable().await;
             let Ok(_permit) = queue.permits.acquire().await else { return };
             if self.is_over() || !self.is_closed_locally() {

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use serde_json::json;
+
 use super::harness::{Bench, told, wait_until};
 
 /// A value of an object's user metadata.
@@ -67,6 +69,23 @@ fn they_survive_a_kill() {
     assert_eq!((mode(&bench, "f"), meta(&bench, "f", "mtime").as_deref()), (Some(0o601), Some("1000000000")));
     assert_eq!(second.sh("stat -c '%a %Y' f"), "601 1000000000\n");
     assert_eq!(fs::read_dir(bench.state().join("intents")).unwrap().count(), 0);
+}
+
+/// The copy onto itself was done, and nobody heard: its repetition is refused, as the ETag is another one by now.
+#[test]
+fn a_lost_reply_loses_no_time_and_is_taken_for_nobody_elses_doing() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&[]);
+    mount.sh("echo content > f; ls -l");
+    bench.server.faults(&json!([{"operation": "CopyObject", "times": 1, "action": {"reset": "after"}}]));
+    let counts = bench.counting(|| {
+        mount.sh("touch -d @1000000000 f");
+        mount.settle();
+    });
+    assert_eq!(meta(&bench, "f", "mtime").as_deref(), Some("1000000000"));
+    assert!(counts.number("CopyObject") <= 2, "{:?}", counts.all());
+    assert!(!mount.log().contains("another client"), "{}", mount.log());
+    assert_eq!(mount.sh("cat f; stat -c %Y f"), "content\n1000000000\n");
 }
 
 #[test]
