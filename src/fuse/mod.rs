@@ -522,7 +522,6 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         // Asked for by the kernel of its own accord, often: not even a task is spent on it. Never ENOSYS, after which
         // it would not ask for any attribute again.
         let name = match utf8(name) {
@@ -530,6 +529,7 @@ impl Filesystem for Adapter {
             Ok(name) => name.to_owned(),
             Err(error) => return reply.error(told(&error)),
         };
+        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
         let caller = Caller::of(req);
         self.work(

@@ -140,7 +140,11 @@ impl Sink {
             Ok(()) => self.len += (FRAME_HEAD + payload.len()) as u64,
             Err(error) => {
                 self.broken = true;
-                log::error!("{}: {error}; a crash would be seen by those who open files now", self.path.display());
+                log::error!("{}: {error}; a crash would be seen by those who have files open", self.path.display());
+                // What it tells is not true for long: better nothing, which is answered ESTALE.
+                if let Err(error) = self.file.set_len(HEAD as u64) {
+                    log::error!("{}: {error}", self.path.display());
+                }
             }
         }
     }
@@ -179,6 +183,9 @@ fn compact(sink: &Mutex<Sink>) -> io::Result<()> {
     file.write_all(&frame(&payload))?;
     len += (FRAME_HEAD + payload.len()) as u64;
     let mut sink = sink.lock();
+    if sink.broken {
+        return Ok(());
+    }
     let mut rest = Vec::new();
     old.read_to_end(&mut rest)?;
     file.write_all(&rest)?;

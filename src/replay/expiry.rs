@@ -1,7 +1,7 @@
 //! How long kept sessions are kept (`--recover-keep`): which go now, and which within a week.
 //!
-//! A session's age counts from when its session file was last written, that is from when it was kept. What a call had
-//! promised to publish, and what lies in quarantine, never goes by itself.
+//! A session's age counts from when it was kept, or, of one that a crash left open, from when it was last written.
+//! What a call had promised to publish, and what lies in quarantine, never goes by itself.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -48,11 +48,16 @@ pub fn expiring(layout: &Layout, busy: &BTreeSet<SessionId>, keep: Duration) -> 
 
 fn end_of(found: &Found, keep: Duration) -> Option<Expiring> {
     let record = found.record.as_ref().ok()?.as_ref()?;
-    if !matches!(Record::of(&record.phase, record.key.is_some()), Record::Kept | Record::Open) {
+    let kind = Record::of(&record.phase, record.key.is_some());
+    if !matches!(kind, Record::Kept | Record::Open) {
         return None;
     }
-    let since = found.dir.path().join("session").metadata().and_then(|metadata| metadata.modified()).ok()?;
-    let bytes = found.dir.pieces().unwrap_or_default().iter().map(|(_, len, _)| len).sum();
+    let noted = found.dir.path().join("session").metadata().and_then(|metadata| metadata.modified()).ok()?;
+    let pieces = found.dir.pieces().ok()?;
+    // Writing does not touch the session file, keeping does.
+    let written = pieces.iter().map(|(.., at)| *at).filter(|_| kind == Record::Open);
+    let since = written.fold(noted, SystemTime::max);
+    let bytes = pieces.iter().map(|(_, len, _)| len).sum();
     let name = record.key.as_ref().map(ToString::to_string).unwrap_or_default();
     Some(Expiring { id: found.dir.id(), name, bytes, at: since.checked_add(keep)? })
 }

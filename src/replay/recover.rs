@@ -65,13 +65,16 @@ pub async fn publish(
     }
     let reason = match &record.phase {
         Phase::Kept(reason) => reason.clone(),
-        _ => "it was neither closed nor fsynced".to_owned(),
+        Phase::Open => "it was neither closed nor fsynced".to_owned(),
+        _ => "its publication failed".to_owned(),
     };
     let restored = Restored::load(found.dir, record)?;
     if let Some(damage) = restored.damage()? {
         return Err(RecoverError::Damaged(damage));
     }
     let file = DirtyFile::restore(engine, &restored);
+    // The file counts them now; when it was left behind they were counted for nobody.
+    engine.spill().gauge().give_back(restored.pieces.iter().map(|(_, len, _)| len).sum());
     let published = match to {
         Some(to) => publish_as(engine, &file, &restored, to).await,
         None => publish_at_its_name(engine, &file, &restored).await,
@@ -175,7 +178,10 @@ pub async fn discard(
             take_hidden_away(upload, record).await?;
         }
     }
-    Ok(found.dir.discard()?)
+    let bytes = found.dir.pieces().unwrap_or_default().iter().map(|(_, len, _)| len).sum();
+    found.dir.discard()?;
+    spill.gauge().give_back(bytes);
+    Ok(())
 }
 
 /// Deletes what a session has in the bucket at keys of the program's own.

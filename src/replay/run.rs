@@ -349,7 +349,7 @@ pub(super) async fn look(
         }
         Some(meta) if began_from.as_ref() == Some(&meta.etag) => Remote::AsBefore,
         Some(_) => Remote::Changed,
-        None if restored.record.visible_base().is_some() => Remote::Changed,
+        None if file.base().is_some() => Remote::Changed,
         // What was to be replaced is gone: the name is free.
         None => Remote::AsBefore,
     };

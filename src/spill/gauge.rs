@@ -53,6 +53,15 @@ impl Gauge {
         self.used().checked_add(bytes).is_some_and(|sum| sum <= self.limit)
     }
 
+    /// Takes back what was left behind ([`Lease::leave_behind`]): it has gone, or is counted anew. Where another process
+    /// left it behind, it was never counted here.
+    pub fn give_back(&self, bytes: u64) {
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        if self.used.fetch_update(SeqCst, SeqCst, less).is_ok() {
+            self.nudge();
+        }
+    }
+
     /// Wakes those who wait for room: something has moved on.
     pub fn nudge(&self) {
         self.changed.notify_waiters();

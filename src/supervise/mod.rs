@@ -471,7 +471,9 @@ impl Supervisor {
             return;
         }
         self.next_ping = now + PING_EVERY;
-        let Some(worker) = &mut self.worker else { return };
+        // Before the first mount stands it waits for the service, as long as it was told.
+        let was_up = self.was_up;
+        let Some(worker) = self.worker.as_mut().filter(|_| was_up) else { return };
         match worker.asked_at {
             Some(at) if now - at > PING_PATIENCE => {
                 log::error!(

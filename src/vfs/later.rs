@@ -365,6 +365,8 @@ impl Vfs {
                 }
             }
         };
+        // No answer to the kernel follows that would do it.
+        self.commit();
         self.later.changed.notify_waiters();
         if let Some(intent) = done.and_then(|pending| pending.intent) {
             self.intents.finish(intent);
@@ -574,6 +576,7 @@ fn move_along(tree: &mut Tree, ino: u64, key: &ObjectKey, before: &ETag, stored:
     if let Some((parent, name)) = node.place.clone() {
         tree.changed(parent, &name, Some(Listed { kind, ino, version: Some(version) }));
     }
+    tree.note_object(ino);
 }
 
 /// What differs: the new value of each name, `None` where it is gone.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::error::FsError;
-use super::tree::ROOT;
+use super::tree::{Node, ROOT};
 use super::{Entry, Vfs};
 use crate::base::caller::{Patience, within};
 
@@ -57,7 +57,9 @@ impl Vfs {
     /// What was last known of an inode.
     pub(super) fn remembered_inode(&self, ino: u64) -> Option<Result<Entry, FsError>> {
         let tree = self.tree.lock();
-        let node = tree.node(ino).filter(|_| ino != ROOT)?;
+        // What was taken up from an earlier process, and not looked at since, tells nothing.
+        let is_known = |node: &&Node| node.fresh_until.is_some() || node.version.is_some() || node.open.is_some();
+        let node = tree.node(ino).filter(|_| ino != ROOT).filter(is_known)?;
         Some(Ok(self.as_native(&tree, Entry { attr: node.attr, ttl: TTL })))
     }
 }

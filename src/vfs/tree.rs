@@ -289,9 +289,10 @@ impl Tree {
             if let Some(dir) = self.dir_mut(parent) {
                 dir.children.insert(name.clone(), ino);
             }
-            if let Some(node) = self.nodes.get_mut(&ino) {
-                node.place = Some((parent, name));
-            }
+            let Some(node) = self.nodes.get_mut(&ino) else { continue };
+            let kind = node.attr.kind;
+            node.place = Some((parent, name.clone()));
+            self.note_place(ino, parent, &name, kind);
         }
     }
 

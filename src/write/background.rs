@@ -76,7 +76,9 @@ impl DirtyFile {
                 self.state.lock().put_unsynced(&pieces);
                 return Err(error.into());
             }
-            self.state.lock().closed_locally = true;
+            let mut state = self.state.lock();
+            // Whoever of its writers was killed before, this close is a promise.
+            (state.closed_locally, state.killed) = (true, false);
         }
         self.send_later();
         Ok(())

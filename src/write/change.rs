@@ -233,6 +233,9 @@ impl DirtyFile {
                     piece.unsynced = true;
                 }
             }
+        } else {
+            // Whoever of its writers was killed before, this is a promise.
+            self.state.lock().killed = false;
         }
         Ok(result?)
     }

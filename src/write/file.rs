@@ -269,7 +269,9 @@ impl DirtyFile {
     /// Begins a write to spill files that are open already, with one look at the state: nearly every write is one.
     fn begin_at_once(&self, range: ByteRange, over_limit: bool) -> Option<Begun> {
         let mut state = self.state.lock();
-        let may_change = matches!(state.may_change(), Ok(None)) && !state.is_closed();
+        // A time that was set must leave the session file first.
+        let is_time_set = state.record.times.mtime.is_some();
+        let may_change = matches!(state.may_change(), Ok(None)) && !state.is_closed() && !is_time_set;
         if !may_change || over_limit || range.end > state.plan.size_max() || state.is_any_away(range) {
             return None;
         }

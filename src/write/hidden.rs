@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::file::DirtyFile;
 use super::state::{Part, State};
 use super::{WriteEngine, WriteError};
+use crate::base::caller::interruptible;
 use crate::base::limits::PRIVATE_DIR;
 use crate::base::{ETag, ObjectKey, Prefix, SessionId};
 use crate::oss::{self, ErrorKind, Operation, Outcome};
@@ -112,6 +113,8 @@ impl DirtyFile {
     /// # Errors
     /// `Lost` where the service has removed the upload.
     pub(super) async fn checkpoint(self: &Arc<Self>) -> Result<(), WriteError> {
+        // What an earlier process has sent must be known: nothing is sent until then.
+        interruptible(self.wait_until(|state| (!state.resuming).then_some(()))).await?;
         let _entered = self.enter_publication().await;
         {
             let state = self.state.lock();

@@ -63,9 +63,22 @@ impl DirtyFile {
 
     /// A whole piece of zeros is an empty spill file: one step on the disk, whatever stood there.
     fn try_zero_piece(&self, index: u64) -> Result<Step, WriteError> {
+        self.reopen()?;
         let _structure = self.structure.lock();
-        if let Some(step) = self.state.lock().may_change()? {
-            return Ok(step);
+        {
+            let mut state = self.state.lock();
+            if let Some(step) = state.may_change()? {
+                return Ok(step);
+            }
+            if state.in_flight > 0 {
+                return Ok(Step::Busy);
+            }
+            // Between the two looks a publication may have closed the file again, and failed.
+            if state.is_closed() {
+                return Ok(Step::Gated);
+            }
+            // Whoever has taken it for replay leaves it alone from here on.
+            state.changed = true;
         }
         if self.is_hole(index) {
             return Ok(Step::Done);
@@ -127,6 +140,7 @@ impl DirtyFile {
             if state.may_change()?.is_some() || !state.can_adopt(source, range) {
                 return Ok(false);
             }
+            state.changed = true;
             if state.record.base.is_none() {
                 state.plan = Plan::new(self.engine.0.part_size, source.size);
                 state.record.piece_size = state.plan.piece_size();

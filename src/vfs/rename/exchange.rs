@@ -7,14 +7,17 @@ use std::sync::Arc;
 
 use super::super::Vfs;
 use super::super::attr::Kind;
+use super::super::call::Call;
 use super::super::error::FsError;
 use super::super::tree::Listed;
 use super::{Place, relocate, stale};
+use crate::base::caller::wait;
 use crate::base::limits::PRIVATE_DIR;
 use crate::base::time::{micros, now};
 use crate::base::{ETag, ObjectKey, SessionId};
 use crate::intent::{IntentRecord, Swap, Work, copy_any};
 use crate::journal::CopyRecord;
+use crate::ledger::Effect;
 use crate::oss::{self, CopyOptions, CopyReceipt, ErrorKind, ObjectMeta};
 use crate::write::{Area, Fence, Rekeyed, WriteError};
 
@@ -34,9 +37,10 @@ impl Vfs {
     ///
     /// # Errors
     /// `Invalid` for directories.
-    pub(super) async fn exchange(&self, one: Place<'_>, two: Place<'_>) -> Result<(), FsError> {
+    pub(super) async fn exchange(&self, call: Call, one: Place<'_>, two: Place<'_>) -> Result<(), FsError> {
         let (first, second) = (self.resolve(one.parent, one.name).await?, self.resolve(two.parent, two.name).await?);
         if first.0 == second.0 {
+            self.done(call, Effect::Nothing);
             return Ok(());
         }
         if first.1 == Kind::Dir || second.1 == Kind::Dir {
@@ -54,15 +58,32 @@ impl Vfs {
             }
             let one = self.side(first.0, &paths.0).await?;
             let two = self.side(second.0, &paths.1).await?;
-            return self.exchange_objects(&one, &two).await;
+            return self.exchange_objects(call, &one, &two).await;
         }
         Err(FsError::Busy)
+    }
+
+    /// What an earlier process had begun is finished by whoever takes up its intent; the names follow here.
+    pub(super) async fn exchange_again(&self, call: Call, one: Place<'_>, two: Place<'_>) -> Result<(), FsError> {
+        let _finished = self.fence_both(one, two).await?;
+        let inodes = {
+            let mut tree = self.tree.lock();
+            let inodes = [one, two].map(|place| tree.child(place.parent, place.name));
+            if let [Some(first), Some(second)] = inodes {
+                tree.exchange(first, second);
+            }
+            self.note_done(call);
+            inodes
+        };
+        inodes.into_iter().flatten().for_each(|ino| self.forget_freshness(ino));
+        Ok(())
     }
 
     async fn fence_both(&self, one: Place<'_>, two: Place<'_>) -> Result<((String, String), Fence), FsError> {
         loop {
             let paths = (self.child_path(one.parent, one.name)?, self.child_path(two.parent, two.name)?);
-            let fence = self.write.fences().fence(&[self.key_area(&paths.0), self.key_area(&paths.1)]).await;
+            let areas = [self.key_area(&paths.0), self.key_area(&paths.1)];
+            let fence = wait(self.write.fences().fence(&areas)).await?;
             if self.child_path(one.parent, one.name)? == paths.0 && self.child_path(two.parent, two.name)? == paths.1 {
                 return Ok((paths, fence));
             }
@@ -80,7 +101,7 @@ impl Vfs {
         Ok(Side { ino, key, etag })
     }
 
-    async fn exchange_objects(&self, one: &Side, two: &Side) -> Result<(), FsError> {
+    async fn exchange_objects(&self, call: Call, one: &Side, two: &Side) -> Result<(), FsError> {
         let name = SessionId::generate(micros(now()));
         let hidden = ObjectKey::parse(&format!("{}{PRIVATE_DIR}{name}", self.options.prefix.as_str()))?;
         let work = |swap| Work::Exchange { one: one.key.clone(), two: two.key.clone(), hidden: hidden.clone(), swap };
@@ -93,10 +114,12 @@ impl Vfs {
                 return Err(stale(error));
             }
         };
+        // From the next record on a later process goes through with it.
+        self.begin(call);
         let swap = Swap::Swapping { one: one.etag.clone(), two: two.etag.clone() };
         self.intents.write(&IntentRecord { id: intent, work: work(swap.clone()) }, true)?;
         self.rekey_reader(one.ino, &one.etag, &hidden, &saved.etag);
-        match self.swap(one, two, &hidden, &saved.etag).await {
+        match self.swap(call, (one, two), &hidden, &saved.etag).await {
             Ok(()) => {
                 self.intents.finish(intent);
                 Ok(())
@@ -108,12 +131,18 @@ impl Vfs {
         }
     }
 
-    async fn swap(&self, one: &Side, two: &Side, hidden: &ObjectKey, saved: &ETag) -> Result<(), FsError> {
+    async fn swap(
+        &self,
+        call: Call,
+        (one, two): (&Side, &Side),
+        hidden: &ObjectKey,
+        saved: &ETag,
+    ) -> Result<(), FsError> {
         let second = self.copy_version(&two.key, &one.key, &two.etag).await.map_err(stale)?;
         self.rekey_reader(two.ino, &two.etag, &one.key, &second.etag);
         let first = self.copy_version(hidden, &two.key, saved).await.map_err(stale)?;
         self.rekey_reader(one.ino, saved, &two.key, &first.etag);
-        self.exchanged((one, &first), (two, &second)).await?;
+        self.exchanged(call, (one, &first), (two, &second)).await?;
         Ok(self.client.delete_object(hidden).await?)
     }
 
@@ -146,11 +175,18 @@ impl Vfs {
     }
 
     /// Shows both under their new names; sessions that were begun meanwhile go along.
-    async fn exchanged(&self, one: (&Side, &CopyReceipt), two: (&Side, &CopyReceipt)) -> Result<(), FsError> {
+    async fn exchanged(
+        &self,
+        call: Call,
+        one: (&Side, &CopyReceipt),
+        two: (&Side, &CopyReceipt),
+    ) -> Result<(), FsError> {
         let moves = [(one.0, &two.0.key, one.1), (two.0, &one.0.key, two.1)];
         {
             let mut tree = self.tree.lock();
             tree.exchange(one.0.ino, two.0.ino);
+            // Together: a repetition must not change them back.
+            self.note_done(call);
             for (side, key, copy) in moves {
                 let (before, after) = (side.etag.clone(), copy.etag.clone());
                 let record = CopyRecord { before, after, at: copy.last_modified };
@@ -160,6 +196,7 @@ impl Vfs {
                 if let Some((parent, name)) = place {
                     tree.changed(parent, &name, Some(Listed { kind, ino: side.ino, version }));
                 }
+                tree.note_object(side.ino);
             }
         }
         for (side, key, copy) in moves {
@@ -209,6 +246,6 @@ impl Vfs {
     }
 }
 
-fn same_bytes(one: &ObjectMeta, two: &ObjectMeta) -> bool {
+pub(super) fn same_bytes(one: &ObjectMeta, two: &ObjectMeta) -> bool {
     one.size == two.size && one.crc64.is_some() && one.crc64 == two.crc64
 }

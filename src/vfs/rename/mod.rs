@@ -64,15 +64,7 @@ impl Vfs {
         let (from, to) = (Place { parent, name }, Place { parent: new_parent, name: new_name });
         let begun = self.was_begun(call);
         if mode == RenameMode::Exchange {
-            if begun {
-                // Which of the two names has which file by now, nobody can tell: it is answered as it was asked.
-                self.done(call, Effect::Nothing);
-                return Ok(());
-            }
-            self.begin(call);
-            self.exchange(from, to).await?;
-            self.done(call, Effect::Nothing);
-            return Ok(());
+            return if begun { self.exchange_again(call, from, to).await } else { self.exchange(call, from, to).await };
         }
         if begun {
             self.wait_for_move(from, to).await?;

@@ -80,6 +80,7 @@ fn carry_below(tree: &mut Tree, top: u64, new_prefix: &str, moved: &Moved) {
                 }
             }
         }
+        tree.note_object(ino);
     }
 }
 

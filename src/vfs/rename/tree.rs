@@ -305,7 +305,7 @@ impl Vfs {
             (Err(error), _) | (_, Err(error)) if error.kind == ErrorKind::NoSuchKey => Ok(()),
             (Err(error), _) | (_, Err(error)) => Err(error),
             (Ok(source), Ok(target)) => {
-                let copied = source.size == target.size && source.crc64 == target.crc64;
+                let copied = super::exchange::same_bytes(&source, &target);
                 if copied && source.etag == *etag && target.last_modified >= source.last_modified {
                     log::info!("{from} had been copied to {to}; the rename is finished");
                     self.client.delete_object(from).await?;
