@@ -1,0 +1,30 @@
+//! What was done to a disk, in order.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// One operation. Inodes are never used twice.
+#[derive(Debug, Clone)]
+pub(crate) enum Op {
+    Make { dir: u64, name: String, ino: u64, is_dir: bool, mode: u32 },
+    Remove { dir: u64, name: String, ino: u64 },
+    /// Whatever had the new name is gone from there.
+    Rename { from: (u64, String), to: (u64, String), ino: u64 },
+    Write { ino: u64, at: u64, data: Arc<[u8]>, time: SystemTime },
+    Resize { ino: u64, size: u64, time: SystemTime },
+    /// The whole of a file; its length and bytes alone with `data_only`.
+    SyncFile { ino: u64, data_only: bool },
+    /// The names in a folder.
+    SyncDir { ino: u64 },
+}
+
+impl Op {
+    /// The folders whose entries it changes.
+    pub(super) fn folders(&self) -> Vec<u64> {
+        match self {
+            Self::Make { dir, .. } | Self::Remove { dir, .. } => vec![*dir],
+            Self::Rename { from, to, .. } => vec![from.0, to.0],
+            _ => Vec::new(),
+        }
+    }
+}
