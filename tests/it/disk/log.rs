@@ -1,5 +1,6 @@
 //! What was done to a disk, in order.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -25,6 +26,21 @@ impl Op {
             Self::Make { dir, .. } | Self::Remove { dir, .. } => vec![*dir],
             Self::Rename { from, to, .. } => vec![from.0, to.0],
             _ => Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    /// Without the bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Make { dir, name, ino, .. } => write!(f, "make {ino} as {dir}/{name}"),
+            Self::Remove { dir, name, ino } => write!(f, "remove {ino} from {dir}/{name}"),
+            Self::Rename { from, to, ino } => write!(f, "rename {ino} from {}/{} to {}/{}", from.0, from.1, to.0, to.1),
+            Self::Write { ino, at, data, .. } => write!(f, "write {ino}: {} bytes at {at}", data.len()),
+            Self::Resize { ino, size, .. } => write!(f, "resize {ino} to {size}"),
+            Self::SyncFile { ino, data_only } => write!(f, "sync {ino}{}", if *data_only { ", data only" } else { "" }),
+            Self::SyncDir { ino } => write!(f, "sync folder {ino}"),
         }
     }
 }

@@ -22,6 +22,8 @@ use record::{Cut, Promises, Recorder, close};
 
 /// Images of each run, unless `OSSFUSE_POWERLOSS_IMAGES` says how many; `scripts/powerloss` has thousands.
 const IMAGES: usize = 60;
+/// Entries of the log that are told of a cut that went wrong.
+const LAST: usize = 40;
 /// Mounts at a time.
 const AT_ONCE: usize = 3;
 const PART: &str = "100KiB";
@@ -54,10 +56,13 @@ fn try_all(cuts: &[Cut], ops: &[Op], promises: &Promises, options: &[&str]) {
         let mut rng = Rng::new(seed() * 1_000_003 + n as u64);
         let cut = &cuts[rng.below(cuts.len() as u64) as usize];
         let loss = Loss::any(&mut rng);
-        let found = settle(cut, ops, loss, &mut rng, options);
+        let Settled { found, log, left } = settle(cut, ops, loss, &mut rng, options);
         let found = promises.check(cut.position, &found);
         if !found.is_empty() {
-            wrong.lock().push(format!("image {n}, cut at {} of {}, {loss:?}: {found:?}", cut.position, ops.len()));
+            let before = &ops[cut.position.saturating_sub(LAST)..cut.position];
+            let before: String = before.iter().map(|op| format!("  {op}\n")).collect();
+            let at = format!("image {n}, cut at {} of {}, {loss:?}", cut.position, ops.len());
+            wrong.lock().push(format!("{at}: {found:?}\n{before}{log}left: {left:?}"));
         }
     };
     std::thread::scope(|scope| {
@@ -81,19 +86,25 @@ fn try_all(cuts: &[Cut], ops: &[Op], promises: &Promises, options: &[&str]) {
     assert!(wrong.is_empty(), "{} of {count} images:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// What is in the bucket when the mount after a cut has settled.
-fn settle(cut: &Cut, ops: &[Op], loss: Loss, rng: &mut Rng, options: &[&str]) -> BTreeMap<String, Vec<u8>> {
+/// What a mount after a cut has made of it.
+struct Settled {
+    /// What is in the bucket.
+    found: BTreeMap<String, Vec<u8>>,
+    log: String,
+    /// What `recover` lists.
+    left: Vec<serde_json::Value>,
+}
+
+fn settle(cut: &Cut, ops: &[Op], loss: Loss, rng: &mut Rng, options: &[&str]) -> Settled {
     let bench = cut.bench(ops, loss, rng);
     let mount = bench.mount(&[options, &["--no-supervisor"]].concat());
-    wait_until("the replay has settled", || {
-        let pending = mount.status()["pending"]["files"].clone();
-        pending == 0
-    });
+    wait_until("the replay has settled", || mount.status()["pending"]["files"] == 0);
     let keys = bench.server.keys();
     let held = keys.into_iter().filter_map(|key| bench.server.get(&key).map(|bytes| (key, bytes)));
     let found = held.filter(|(key, _)| !key.starts_with(".ossfuse-tmp/") && !key.ends_with('/')).collect();
+    let (log, left) = (mount.log(), bench.recover_list());
     mount.kill();
-    found
+    Settled { found, log, left }
 }
 
 /// Writes that end with a close: new, small and large, over an old one, appended, edited, renamed, deleted.
