@@ -86,6 +86,25 @@ impl SessionDir {
         Ok(())
     }
 
+    /// Replaces the session file before something is done to spill files that what it said until now holds no more
+    /// for: where power loss would leave that behind, it must not find the one without the other.
+    pub fn write_record_first(&self, record: &SessionRecord) -> Result<(), SpillError> {
+        self.write_record(record, self.is_durable())
+    }
+
+    /// Whether power loss would leave the session behind, as it is or as it was: its session file was made durable.
+    pub fn is_durable(&self) -> bool {
+        self.durable.load(Ordering::Relaxed)
+    }
+
+    /// Makes bytes and lengths of spill files survive power loss; their names by [`Self::sync_names`].
+    ///
+    /// # Errors
+    /// What the disk answered: nothing is promised then.
+    pub fn sync_pieces(&self, indices: &[u64]) -> Result<(), SpillError> {
+        indices.iter().try_for_each(|index| sync(&self.piece_path(*index)))
+    }
+
     /// Makes spill files, the session file as it is, and the names of all of them survive power loss; in company with
     /// other sessions, which costs less than one after the other.
     ///
@@ -132,9 +151,13 @@ impl SessionDir {
         private_file(&path, false).map_err(SpillError::io(&path))
     }
 
-    /// Makes the filled file the piece.
+    /// Makes the filled file the piece. In a session that survives power loss its name must not be there without its
+    /// bytes: they would be zeros, in the place of what the base holds.
     pub fn install_piece(&self, index: u64, filling: Filling) -> Result<(), SpillError> {
         let path = self.filling_path(index, filling);
+        if self.is_durable() {
+            sync(&path)?;
+        }
         fs::rename(&path, self.piece_path(index)).map_err(SpillError::io(&path))
     }
 
@@ -188,6 +211,10 @@ impl SessionDir {
     pub fn quarantine(&self) -> Result<PathBuf, SpillError> {
         self.shared.move_to_quarantine(&self.path)
     }
+}
+
+fn sync(path: &Path) -> Result<(), SpillError> {
+    File::open(path).and_then(|file| file.sync_data()).map_err(SpillError::io(path))
 }
 
 fn private_file(path: &Path, new: bool) -> io::Result<File> {

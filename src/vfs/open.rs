@@ -10,7 +10,7 @@ use super::opener::Process;
 use super::tree::Listed;
 use super::{Entry, Vfs};
 use crate::base::ObjectKey;
-use crate::base::caller::wait;
+use crate::base::caller::{Patience, wait, within};
 use crate::base::key::check_name;
 use crate::base::time::now;
 use crate::ledger::{Effect, HowRecord, Record};
@@ -21,6 +21,8 @@ use std::sync::Arc;
 
 /// A look at the object this fresh spares the one that an open would take.
 const LOOK_FRESH: Duration = Duration::from_secs(1);
+/// How long an open with O_TRUNC waits for the bytes of before to be sent.
+const SEND_FIRST: Patience = Patience::Strict(Duration::from_secs(5));
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, Default)]
@@ -134,6 +136,7 @@ impl Vfs {
     /// Opens with O_TRUNC: the file is written anew; the object stays as it is until then.
     async fn open_truncated(&self, ino: u64, file: &Arc<OpenFile>) -> Result<(), FsError> {
         if let Some(dirty) = file.dirty() {
+            self.send_closed(file, &dirty).await;
             match self.truncate_dirty(&dirty, 0).await {
                 Err(FsError::Write(crate::write::WriteError::Retired)) => self.pass_retired(&dirty),
                 other => return other,
@@ -145,6 +148,18 @@ impl Vfs {
                 Err(FsError::Copying) => wait(self.later.idle(ino)).await?,
                 other => return other,
             }
+        }
+    }
+
+    /// A file that was closed, and is not sent yet, is about to be written anew: it is sent first, so that whoever
+    /// dies over the new bytes leaves the old ones. Where the service is out they are taken over as they are.
+    async fn send_closed(&self, file: &OpenFile, dirty: &Arc<DirtyFile>) {
+        let is_idle = file.state.lock().handles == 0;
+        if !is_idle || !dirty.is_closed_locally() || self.client.is_out() {
+            return;
+        }
+        if let Err(error) = within(SEND_FIRST, dirty.publish()).await {
+            log::debug!("{}: {error}; it is written anew before it was sent", dirty.name());
         }
     }
 

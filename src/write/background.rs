@@ -66,6 +66,7 @@ impl DirtyFile {
         }
         {
             let _gate = self.close_gate().await;
+            self.sync_promised().await?;
             let (dir, pieces) = {
                 let _structure = self.structure.lock();
                 let dir = self.ensure_dir()?;
@@ -84,7 +85,8 @@ impl DirtyFile {
         Ok(())
     }
 
-    fn is_closed_locally(&self) -> bool {
+    /// Whether it was closed by [`Self::close_locally`], and neither sent nor changed since.
+    pub fn is_closed_locally(&self) -> bool {
         let state = self.state.lock();
         state.closed_locally && state.is_closed()
     }

@@ -1,6 +1,5 @@
 //! Changes other than writes: truncation, attributes, names, durability, and the ends that are no publication.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -8,7 +7,7 @@ use super::file::{DirtyFile, Step};
 use super::{Published, WriteError};
 use crate::base::caller::wait;
 use crate::base::time::now;
-use crate::base::{ByteRange, ETag, ObjectKey};
+use crate::base::{ByteRange, ETag, ObjectKey, SessionId};
 use crate::spill::{HeaderRecord, Phase, SessionDir, SpillError, Times};
 
 /// An object that this program itself has copied elsewhere.
@@ -84,7 +83,7 @@ impl DirtyFile {
     fn cut_pieces(&self, size: u64, void: &[(u64, u64)]) -> Result<(), WriteError> {
         let Some(dir) = self.state.lock().dir.clone() else { return Ok(()) };
         self.state.lock().record.cut = Some(size);
-        let noted = self.rewrite_record();
+        let noted = self.rewrite_record_first();
         // Also where it could not be noted: in memory the bytes are gone, and must not come back as a hole is made.
         apply_cut(&dir, void)?;
         noted?;
@@ -100,6 +99,18 @@ impl DirtyFile {
         };
         match dir {
             Some(dir) => Ok(dir.write_record(&record, false)?),
+            None => Ok(()),
+        }
+    }
+
+    /// The same, for what must be on disk before spill files are touched. The caller holds `structure`.
+    fn rewrite_record_first(&self) -> Result<(), WriteError> {
+        let (dir, record) = {
+            let state = self.state.lock();
+            (state.dir.clone(), state.record.clone())
+        };
+        match dir {
+            Some(dir) => Ok(dir.write_record_first(&record)?),
             None => Ok(()),
         }
     }
@@ -124,7 +135,7 @@ impl DirtyFile {
             state.closed_locally = false;
             (state.record.size, state.record.pieces) = (None, Vec::new());
         }
-        self.rewrite_record()
+        self.rewrite_record_first()
     }
 
     /// A time that was set holds until the bytes change, also for whoever reads the session file.
@@ -225,7 +236,7 @@ impl DirtyFile {
             }
             (indices, state.record.clone())
         };
-        let result = sync_pieces(&dir, &pieces).and_then(|()| dir.write_record(&record, true));
+        let result = dir.sync_pieces(&pieces).and_then(|()| dir.write_record(&record, true));
         if result.is_err() {
             let mut state = self.state.lock();
             for index in pieces {
@@ -266,16 +277,22 @@ impl DirtyFile {
         }
     }
 
-    /// Gives a file that stands in the bucket nowhere yet another name, where it is to replace `over` in the end.
+    /// Gives a file that stands in the bucket nowhere yet another name, where it is to replace `over` in the end, and
+    /// the session `unsent` at once: should power loss find both, that one is over.
     ///
     /// # Errors
     /// As for [`Self::rename`].
-    pub async fn rename_over(&self, key: ObjectKey, over: Option<ETag>) -> Result<(), WriteError> {
+    pub async fn rename_over(
+        &self,
+        key: ObjectKey,
+        over: Option<ETag>,
+        unsent: Option<SessionId>,
+    ) -> Result<(), WriteError> {
         let _one = self.publishing.lock().await;
         {
             let mut state = self.state.lock();
             if state.retired.is_none() && !state.ended {
-                state.record.replaces = over;
+                (state.record.replaces, state.record.over) = (over, unsent);
             }
         }
         self.detach(Some(key), None)
@@ -448,7 +465,8 @@ pub(super) fn void_pieces(piece_size: u64, size: u64, pieces: impl Iterator<Item
     cut
 }
 
-/// Shortens or removes spill files as [`void_pieces`] tells.
+/// Shortens or removes spill files as [`void_pieces`] tells; so that power loss does not bring them back, where the
+/// session survives that: the session file is about to forget that they are void.
 pub(super) fn apply_cut(dir: &Arc<SessionDir>, void: &[(u64, u64)]) -> Result<(), SpillError> {
     for (index, left) in void {
         if *left == 0 {
@@ -459,13 +477,10 @@ pub(super) fn apply_cut(dir: &Arc<SessionDir>, void: &[(u64, u64)]) -> Result<()
             cut.map_err(|source| SpillError::Io { path, source })?;
         }
     }
-    Ok(())
-}
-
-fn sync_pieces(dir: &SessionDir, indices: &[u64]) -> Result<(), SpillError> {
-    for index in indices {
-        let path = dir.piece_path(*index);
-        File::open(&path).and_then(|file| file.sync_data()).map_err(|source| SpillError::Io { path, source })?;
+    if !dir.is_durable() {
+        return Ok(());
     }
-    Ok(())
+    let shortened: Vec<u64> = void.iter().filter(|(_, left)| *left > 0).map(|(index, _)| *index).collect();
+    dir.sync_pieces(&shortened)?;
+    dir.sync_names()
 }

@@ -152,10 +152,12 @@ impl DirtyFile {
             }
         }
         let _gate = self.close_gate().await;
+        self.sync_promised().await?;
         {
             let _structure = self.structure.lock();
             self.note_closing()?;
         }
+        self.settle_before().await?;
         let is_detour = {
             let state = self.state.lock();
             state.is_upload_hidden() && !state.is_small()
@@ -188,6 +190,40 @@ impl DirtyFile {
         let gate = Gate(self);
         self.wait_until(|state| (state.in_flight == 0).then_some(())).await;
         gate
+    }
+
+    /// Syncs what was written since bytes of the session were promised to survive power loss: the session file is about
+    /// to say what the spill files look like, and power loss must not find it without them.
+    ///
+    /// # Errors
+    /// What the disk answered.
+    pub(super) async fn sync_promised(self: &Arc<Self>) -> Result<(), WriteError> {
+        let (dir, pieces) = {
+            let mut state = self.state.lock();
+            let Some(dir) = state.dir.clone().filter(|dir| dir.is_durable()) else { return Ok(()) };
+            (dir, state.take_unsynced())
+        };
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        let synced = dir.commit(&pieces).await;
+        if synced.is_err() {
+            self.state.lock().put_unsynced(&pieces);
+        }
+        Ok(synced?)
+    }
+
+    /// An older session of the object that is about to be replaced must not come back by power loss: it would be
+    /// taken for another client's work, or this one for that.
+    async fn settle_before(&self) -> Result<(), WriteError> {
+        let replaces = {
+            let state = self.state.lock();
+            state.record.replaces.is_some() || state.record.base.is_some()
+        };
+        if replaces {
+            self.engine.spill().settle_ends().await?;
+        }
+        Ok(())
     }
 
     /// Says in the session file that the file is closed, what it looks like, and so that it must be published.

@@ -21,7 +21,8 @@ struct Version {
     begun: usize,
     acked: Option<usize>,
     content: Option<Vec<u8>>,
-    /// Written over what an fsync had promised: until the next promise each byte may be of the one or the other.
+    /// Written over what had been promised and was not sent: until the next promise each byte may be of the one or
+    /// the other, as on any disk.
     loose: bool,
 }
 
@@ -42,21 +43,35 @@ pub(super) struct Promises {
 }
 
 impl Promises {
-    /// What is wrong with a bucket that holds `found` after a cut at `cut`.
-    pub(super) fn check(&self, cut: usize, found: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
+    /// What is wrong with a bucket that holds `found` after a cut at `cut`; `strict` where nothing has survived but
+    /// what was synced.
+    pub(super) fn check(&self, cut: usize, found: &BTreeMap<String, Vec<u8>>, strict: bool) -> Vec<String> {
         let mut wrong = Vec::new();
         let known: BTreeSet<&String> = self.names.keys().collect();
-        wrong.extend(found.keys().filter(|key| !known.contains(key)).map(|key| format!("{key} was never written")));
         for (name, versions) in &self.names {
             let held = found.get(name);
             let last = versions.iter().rposition(|version| version.acked.is_some_and(|acked| acked <= cut));
             let promised = last.map_or(0, |at| at);
             let mut legal = versions[promised..].iter().filter(|version| version.begun <= cut);
             let before = &versions[promised];
-            if !legal.any(|version| version.allows(held, before)) {
+            let copied = |one: &&Move| one.begun <= cut && cut < one.acked && one.names[1] == *name;
+            // The target of a rename that was cut off may be the object as it was at the old name.
+            let is_copy = self.moves.iter().filter(copied).any(|one| {
+                held.is_some() && self.names[&one.names[0]].iter().any(|version| version.content.as_ref() == held)
+            });
+            if !is_copy && !legal.any(|version| version.allows(held, before, cut)) {
                 let size = |content: Option<&Vec<u8>>| content.map_or("nothing".into(), |bytes| bytes.len().to_string());
                 let wanted = versions[promised..].iter().map(|version| size(version.content.as_ref()));
                 wrong.push(format!("{name}: {} bytes, may hold {:?}", size(held), wanted.collect::<Vec<_>>()));
+            }
+        }
+        for (name, bytes) in found.iter().filter(|(key, _)| !known.contains(key)) {
+            // A close that had returned may come back to life where its end had not reached the disk, and nobody was
+            // promised that it would: never over another object.
+            let of = name.split_once(".conflict-").and_then(|(of, _)| self.names.get(of));
+            let was_there = of.is_some_and(|all| all.iter().any(|version| version.content.as_ref() == Some(bytes)));
+            if !was_there || strict {
+                wrong.push(format!("{name} was never written"));
             }
         }
         for one in self.moves.iter().filter(|one| one.begun <= cut && cut < one.acked) {
@@ -69,11 +84,12 @@ impl Promises {
 }
 
 impl Version {
-    fn allows(&self, held: Option<&Vec<u8>>, before: &Self) -> bool {
+    fn allows(&self, held: Option<&Vec<u8>>, before: &Self, cut: usize) -> bool {
         if held == self.content.as_ref() {
             return true;
         }
-        let (Some(held), Some(new), Some(old), true) = (held, &self.content, &before.content, self.loose) else {
+        let loose = self.loose && self.acked.is_none_or(|acked| acked > cut);
+        let (Some(held), Some(new), Some(old), true) = (held, &self.content, &before.content, loose) else {
             return false;
         };
         let lengths = old.len().min(new.len())..=old.len().max(new.len());
@@ -129,6 +145,11 @@ impl<'b> Recorder<'b> {
         self.mount.path(name)
     }
 
+    /// The same where what is unsent is written over in place: until it is promised there may be a mixture.
+    fn promise_in_place(&mut self, name: &str, content: &[u8], action: impl FnOnce(&Path)) {
+        self.change(&[(name, Some(content))], true, true, action);
+    }
+
     /// Does something after which names hold what is said, promised.
     pub(super) fn promise(&mut self, after: &[(&str, Option<&[u8]>)], action: impl FnOnce(&Path)) {
         self.change(after, true, false, action);
@@ -164,7 +185,7 @@ impl<'b> Recorder<'b> {
     /// Opens a file, writes at a place and closes it.
     pub(super) fn patch(&mut self, name: &str, at: usize, bytes: &[u8]) {
         let content = self.patched(name, at, bytes);
-        self.promise(&[(name, Some(&content))], |root| {
+        self.promise_in_place(name, &content, |root| {
             let file = OpenOptions::new().write(true).open(root.join(name)).unwrap();
             file.write_all_at(bytes, at as u64).unwrap();
             close(file);
@@ -174,7 +195,7 @@ impl<'b> Recorder<'b> {
     /// Appends to a file and closes it.
     pub(super) fn append(&mut self, name: &str, bytes: &[u8]) {
         let content = [self.now(name).as_slice(), bytes].concat();
-        self.promise(&[(name, Some(&content))], |root| {
+        self.promise_in_place(name, &content, |root| {
             let mut file = OpenOptions::new().append(true).open(root.join(name)).unwrap();
             file.write_all(bytes).unwrap();
             close(file);
