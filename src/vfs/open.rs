@@ -57,13 +57,17 @@ impl Vfs {
         if let Some(fh) = self.remembered(call).handle {
             return Ok(OpenedFile { fh, keep_cache: false });
         }
-        let file = self.open_file(ino)?;
+        if how.truncate && how.write {
+            self.send_closed(ino).await;
+        }
+        let mut file = self.open_file(ino)?;
         let mut reader = None;
         let mut keep_cache = true;
         let is_dirty = file.dirty().is_some();
         let must_do = self.client.is_out() && self.is_cached(ino);
         if how.truncate && how.write {
             self.open_truncated(ino, &file).await?;
+            file = self.open_file(ino)?;
             if let Some(dirty) = file.dirty() {
                 self.stand(&dirty)?;
             }
@@ -87,6 +91,8 @@ impl Vfs {
                 node.cached = etag;
             }
         }
+        // While this was waiting, the last handle or the last unsent byte of the other may have gone.
+        let file = self.open_file(ino)?;
         Ok(OpenedFile { fh: self.add_handle(call, file, how, reader), keep_cache })
     }
 
@@ -136,7 +142,6 @@ impl Vfs {
     /// Opens with O_TRUNC: the file is written anew; the object stays as it is until then.
     async fn open_truncated(&self, ino: u64, file: &Arc<OpenFile>) -> Result<(), FsError> {
         if let Some(dirty) = file.dirty() {
-            self.send_closed(file, &dirty).await;
             match self.truncate_dirty(&dirty, 0).await {
                 Err(FsError::Write(crate::write::WriteError::Retired)) => self.pass_retired(&dirty),
                 other => return other,
@@ -153,11 +158,10 @@ impl Vfs {
 
     /// A file that was closed, and is not sent yet, is about to be written anew: it is sent first, so that whoever
     /// dies over the new bytes leaves the old ones. Where the service is out they are taken over as they are.
-    async fn send_closed(&self, file: &OpenFile, dirty: &Arc<DirtyFile>) {
-        let is_idle = file.state.lock().handles == 0;
-        if !is_idle || !dirty.is_closed_locally() || self.client.is_out() {
-            return;
-        }
+    async fn send_closed(&self, ino: u64) {
+        let open = self.tree.lock().node(ino).and_then(|node| node.open.clone());
+        let idle = open.filter(|open| open.state.lock().handles == 0).and_then(|open| open.dirty());
+        let Some(dirty) = idle.filter(|dirty| dirty.is_closed_locally() && !self.client.is_out()) else { return };
         if let Err(error) = within(SEND_FIRST, dirty.publish()).await {
             log::debug!("{}: {error}; it is written anew before it was sent", dirty.name());
         }
@@ -172,6 +176,9 @@ impl Vfs {
         if let Some(node) = tree.node_mut(ino) {
             node.attr.mode = unprivileged(node.attr.mode);
         }
+        // It may have been let go of while its caller waited for the end of the session before.
+        let slot = tree.node_mut(ino).map(|node| &mut node.open).ok_or(FsError::Stale)?;
+        let file = slot.get_or_insert_with(|| file.clone()).clone();
         let node = tree.node(ino).ok_or(FsError::Stale)?;
         let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
         let name = node.place.as_ref().map_or("", |(_, name)| name);
@@ -184,7 +191,7 @@ impl Vfs {
             let replaces = node.version.as_ref().map(|version| version.etag.clone());
             DirtyFile::create(&self.write, key, replaces, headers, times)
         };
-        self.own_session(file, &dirty);
+        self.own_session(&file, &dirty);
         let mut state = file.state.lock();
         (state.dirty, state.reader) = (Some(dirty), None);
         Ok(())

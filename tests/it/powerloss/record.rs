@@ -54,9 +54,10 @@ impl Promises {
             let promised = last.map_or(0, |at| at);
             let mut legal = versions[promised..].iter().filter(|version| version.begun <= cut);
             let before = &versions[promised];
-            let copied = |one: &&Move| one.begun <= cut && cut < one.acked && one.names[1] == *name;
-            // The target of a rename that was cut off may be the object as it was at the old name.
-            let is_copy = self.moves.iter().filter(copied).any(|one| {
+            // Both names of a rename that was cut off may hold the object as it was before the last changes: copied
+            // already, or not deleted yet.
+            let moved = |one: &&Move| one.begun <= cut && cut < one.acked && one.names.contains(name);
+            let is_copy = self.moves.iter().filter(moved).any(|one| {
                 held.is_some() && self.names[&one.names[0]].iter().any(|version| version.content.as_ref() == held)
             });
             if !is_copy && !legal.any(|version| version.allows(held, before, cut)) {
