@@ -15,7 +15,7 @@ export OSS_ACCESS_KEY_ID=test-ak OSS_ACCESS_KEY_SECRET=test-sk
 
 rig_fail() {
     echo "$*" >&2
-    tail -n 20 "$rig"/state/*/log >&2 2>/dev/null || true
+    tail -n 20 "$rig"/state*/*/log >&2 2>/dev/null || true
     exit 1
 }
 

@@ -272,6 +272,7 @@ mod tests {
             }),
             checkpoints: 1,
             zeros: Some(ObjectKey::parse(".ossfuse-tmp/x.zeros").unwrap()),
+            over: Some(SessionId::from_bytes([1; 12])),
         }
     }
 

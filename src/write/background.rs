@@ -152,8 +152,7 @@ impl DirtyFile {
         let noted = {
             let _structure = self.structure.lock();
             // Other descriptors may still write: what the file looks like is noted behind the gate.
-            self.state.lock().promise();
-            self.ensure_dir().and_then(|_| self.rewrite_record())
+            self.ensure_dir().and_then(|_| self.promise())
         };
         if let Err(error) = noted {
             log::error!("{}: {error}", self.name());

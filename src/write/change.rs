@@ -223,30 +223,27 @@ impl DirtyFile {
     /// local disk.
     pub fn fsync(&self) -> Result<(), WriteError> {
         let _structure = self.structure.lock();
-        let dir = self.ensure_dir()?;
-        let (pieces, record) = {
+        self.ensure_dir()?;
+        self.sync_open()?;
+        // Whoever of its writers was killed before, this is a promise.
+        self.state.lock().killed = false;
+        Ok(())
+    }
+
+    /// The spill files first, then the session file, which says that they are to be published. The caller holds
+    /// `structure`.
+    pub(super) fn sync_open(&self) -> Result<(), WriteError> {
+        let (dir, pieces, record) = {
             let mut state = self.state.lock();
+            let Some(dir) = state.dir.clone() else { return Ok(()) };
             if state.record.phase == Phase::Open {
                 state.record.phase = Phase::Synced;
             }
-            let mut indices = Vec::new();
-            for (index, piece) in state.pieces.iter_mut().filter(|(_, piece)| piece.unsynced) {
-                piece.unsynced = false;
-                indices.push(*index);
-            }
-            (indices, state.record.clone())
+            (dir, state.take_unsynced(), state.record.clone())
         };
         let result = dir.sync_pieces(&pieces).and_then(|()| dir.write_record(&record, true));
         if result.is_err() {
-            let mut state = self.state.lock();
-            for index in pieces {
-                if let Some(piece) = state.pieces.get_mut(&index) {
-                    piece.unsynced = true;
-                }
-            }
-        } else {
-            // Whoever of its writers was killed before, this is a promise.
-            self.state.lock().killed = false;
+            self.state.lock().put_unsynced(&pieces);
         }
         Ok(result?)
     }

@@ -60,6 +60,10 @@ impl Promises {
             let is_copy = self.moves.iter().filter(moved).any(|one| {
                 held.is_some() && self.names[&one.names[0]].iter().any(|version| version.content.as_ref() == held)
             });
+            // A session that had ended, and whose end had not reached the disk, may by chance have come back.
+            let was_there = |version: &Version| version.acked.is_some_and(|acked| acked <= cut);
+            let came_back = versions.iter().any(|version| was_there(version) && version.content.as_ref() == held);
+            let is_copy = is_copy || !strict && held.is_some() && before.content.is_none() && came_back;
             if !is_copy && !legal.any(|version| version.allows(held, before, cut)) {
                 let size = |content: Option<&Vec<u8>>| content.map_or("nothing".into(), |bytes| bytes.len().to_string());
                 let wanted = versions[promised..].iter().map(|version| size(version.content.as_ref()));
