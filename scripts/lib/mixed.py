@@ -96,9 +96,8 @@ class Mount:
         return json.loads(done.stdout)["mounts"][0] if done.returncode == 0 else {}
 
     def kill_worker(self):
-        pid = self.status().get("worker_pid")
-        if pid:
-            os.kill(pid, signal.SIGKILL)
+        if pid := self.status().get("worker_pid"):
+            kill(pid, signal.SIGKILL)
 
     def kill_all(self):
         """Both at once: each would replace the other. Tools find their mount dead, and then mounted anew."""
@@ -110,10 +109,7 @@ class Mount:
         self.alive_from = float("inf")
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for pid in pids:
-                try:
-                    os.kill(pid, number)
-                except ProcessLookupError:
-                    pass
+                kill(pid, number)
         self.close(True)
         subprocess.run(["umount", "-l", self.path], capture_output=True)
         # The lock of the state folder is free when the last thread has ended.
@@ -125,6 +121,13 @@ class Mount:
         self.alive_from = time.monotonic()
         self.close(False)
         return True
+
+
+def kill(pid, number):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
 
 
 def is_alive(pid):

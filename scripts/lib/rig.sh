@@ -19,8 +19,9 @@ rig_fail() {
     exit 1
 }
 
+# rig_end [STATUS]: of the script, unless its last command tells.
 rig_end() {
-    local status=$?
+    local status=${1:-$?}
     trap - EXIT
     for name in "${rig_mounts[@]}"; do
         "$program" umount "$rig/$name" --force >/dev/null 2>&1 || umount -l "$rig/$name" 2>/dev/null || true

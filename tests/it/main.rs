@@ -16,6 +16,7 @@ mod faults;
 mod handover;
 mod harness;
 mod limits;
+mod machine;
 mod mapping;
 mod meeting;
 mod metadata;

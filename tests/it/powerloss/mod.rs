@@ -16,20 +16,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, Loss, Op, Rng};
-use crate::harness::{Bench, KIB, noise, wait_until};
+use crate::disk::{Disk, Image, Loss, Op, Rng};
+use crate::harness::{BUCKET, Bench, KIB, noise, wait_until};
+pub(crate) use record::try_close;
 use record::{Cut, Promises, Recorder, close};
 
-/// Images of each run, unless `OSSFUSE_POWERLOSS_IMAGES` says how many; `scripts/powerloss` has thousands.
-const IMAGES: usize = 60;
+/// Images of each of the large runs, unless `OSSFUSE_POWERLOSS_IMAGES` says how many: `scripts/soak powerloss` has
+/// thousands.
+const IMAGES: usize = 30;
+/// Images of each small run, which is about one way of losing something that was found and mended.
+const FEW: usize = 8;
 /// Entries of the log that are told of a cut that went wrong.
 const LAST: usize = 40;
 /// Mounts at a time.
 const AT_ONCE: usize = 3;
 const PART: &str = "100KiB";
+const LOCAL: [&str; 2] = ["--close", "local"];
 
 fn images() -> usize {
     std::env::var("OSSFUSE_POWERLOSS_IMAGES").map_or(IMAGES, |text| text.parse().unwrap())
+}
+
+fn few() -> usize {
+    FEW.max(images() / 8)
 }
 
 fn seed() -> u64 {
@@ -37,21 +46,22 @@ fn seed() -> u64 {
 }
 
 /// Runs `work`, cuts the power again and again, and looks at what each mount after that makes of it.
-fn cut(options: &[&str], work: impl FnOnce(&mut Recorder<'_>)) {
+fn cut(options: &[&str], count: usize, work: impl FnOnce(&mut Recorder<'_>)) {
     let Some(bench) = Bench::new() else { return };
     let disk = Disk::mount(&bench.folder("state"));
     let options = [&["--part-size", PART], options].concat();
     let mount = bench.mount(&options);
-    let mut recorder = Recorder::new(&bench, &disk, &mount, seed(), 6);
+    // Of a small run every operation is a place to cut at.
+    let every = if count < images() { 1 } else { 6 };
+    let mut recorder = Recorder::new(&bench, &disk, &mount, seed(), every);
     work(&mut recorder);
     let (cuts, ops, promises) = recorder.end();
     mount.kill();
-    try_all(&cuts, &ops, &promises, &options);
+    try_all(&cuts, &ops, &promises, &options, count);
 }
 
-fn try_all(cuts: &[Cut], ops: &[Op], promises: &Promises, options: &[&str]) {
+fn try_all(cuts: &[Cut], ops: &[Op], promises: &Promises, options: &[&str], count: usize) {
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let count = images();
     let one = |n: usize| {
         let mut rng = Rng::new(seed() * 1_000_003 + n as u64);
         let cut = &cuts[rng.below(cuts.len() as u64) as usize];
@@ -96,7 +106,12 @@ struct Settled {
 }
 
 fn settle(cut: &Cut, ops: &[Op], loss: Loss, rng: &mut Rng, options: &[&str]) -> Settled {
-    let bench = cut.bench(ops, loss, rng);
+    let bench = cut.bench(&Image::of(&ops[..cut.position], loss, rng));
+    look_at(&bench, options)
+}
+
+/// Mounts what a cut has left, and waits until nothing is pending.
+fn look_at(bench: &Bench, options: &[&str]) -> Settled {
     let mount = bench.mount(&[options, &["--no-supervisor"]].concat());
     wait_until("the replay has settled", || mount.status()["pending"]["files"] == 0);
     let keys = bench.server.keys();
@@ -178,20 +193,127 @@ fn syncs(writer: &mut Recorder<'_>) {
 
 #[test]
 fn what_was_closed_survives() {
-    cut(&[], closes);
+    cut(&[], images(), closes);
 }
 
 #[test]
 fn what_was_closed_locally_survives() {
-    cut(&["--close", "local"], closes);
+    cut(&LOCAL, images(), closes);
 }
 
 #[test]
 fn what_was_fsynced_survives() {
-    cut(&[], syncs);
+    cut(&[], images(), syncs);
 }
 
 #[test]
 fn what_was_fsynced_and_closed_locally_survives() {
-    cut(&["--close", "local"], syncs);
+    cut(&LOCAL, images(), syncs);
+}
+
+#[test]
+fn the_names_of_a_new_state_folder_survive() {
+    cut(&LOCAL, few(), |writer| writer.put("f", b"the first file of all"));
+}
+
+/// The session file said what the file looked like at its close, and more bytes were there.
+#[test]
+fn a_closed_file_that_is_written_again_keeps_what_was_promised() {
+    cut(&LOCAL, few(), |writer| {
+        writer.put("f", &noise(21, 5000));
+        writer.append("f", &noise(22, 9000));
+        writer.patch("f", 100, b"changed");
+    });
+}
+
+/// The session file forgot that spill files were void before these were gone, or told of their sums still.
+#[test]
+fn a_closed_file_that_is_cut_has_the_one_size_or_the_other() {
+    cut(&LOCAL, few(), |writer| {
+        writer.put("f", &noise(23, 250 * KIB));
+        let shorter = noise(23, 120 * KIB);
+        writer.promise(&[("f", Some(&shorter))], |root| {
+            OpenOptions::new().write(true).open(root.join("f")).unwrap().set_len(120 * KIB as u64).unwrap();
+        });
+    });
+}
+
+/// The new file was empty, and what had been closed before it gone.
+#[test]
+fn a_closed_file_that_is_begun_anew_leaves_the_old_bytes_or_the_new() {
+    cut(&LOCAL, few(), |writer| {
+        writer.put("f", &noise(24, 150 * KIB));
+        writer.put("f", &noise(25, 30 * KIB));
+    });
+}
+
+/// Both were published under the one name, the second as a conflict copy.
+#[test]
+fn an_unsent_file_that_is_given_the_name_of_another_takes_its_place() {
+    cut(&LOCAL, few(), |writer| {
+        writer.put("f", b"the old one");
+        writer.put("f.tmp", &noise(26, 150 * KIB));
+        writer.rename("f.tmp", "f");
+    });
+}
+
+/// A piece had its name and not its bytes: zeros, in the place of what the object held.
+#[test]
+fn pieces_that_come_into_a_synced_edit_are_whole() {
+    cut(&[], few(), |writer| {
+        writer.put("f", &noise(27, 450 * KIB));
+        let file = OpenOptions::new().write(true).open(writer.path("f")).unwrap();
+        let mut content = writer.now("f");
+        for at in [10, 150 * KIB, 290 * KIB] {
+            content[at..at + 4].copy_from_slice(b"edit");
+            writer.hope("f", &content, |_| file.write_all_at(b"edit", at as u64).unwrap());
+            if at == 10 {
+                writer.promise(&[("f", Some(&content))], |_| file.sync_all().unwrap());
+            }
+        }
+        writer.promise(&[("f", Some(&content))], |_| close(file));
+    });
+}
+
+/// The session file reached the disk by chance, its bytes did not, and there was no sum to tell by.
+#[test]
+fn a_close_that_was_cut_off_publishes_nothing_that_is_torn() {
+    cut(&[], few(), |writer| {
+        writer.put("f", &noise(28, 90 * KIB));
+        writer.patch("f", 50_000, &noise(29, 5000));
+        writer.patch("f", 3, &noise(30, 70_000));
+    });
+}
+
+/// Power loss may take any part of it, and leave it as it was long ago.
+#[test]
+fn a_journal_that_does_not_open_or_is_older_than_the_sessions_costs_parts_alone() {
+    let Some(bench) = Bench::new() else { return };
+    let disk = Disk::mount(&bench.folder("state"));
+    let options = [&["--part-size", PART], &LOCAL[..]].concat();
+    let mount = bench.mount(&options);
+    let mut writer = Recorder::new(&bench, &disk, &mount, seed(), 1 << 30);
+    writer.put("one", &noise(31, 450 * KIB));
+    bench.server.hold("CompleteMultipartUpload", 0);
+    writer.put("two", &noise(32, 450 * KIB));
+    bench.server.wait_for_held();
+    writer.promise(&[], |_| ());
+    let (cuts, ops, promises) = writer.end();
+    mount.kill();
+    bench.server.let_the_dead_go();
+    let [first, .., last] = cuts.as_slice() else { panic!("{cuts:?}") };
+    for journal in [Some((first, Loss::None)), Some((last, Loss::Bytes)), Some((last, Loss::Data)), None] {
+        let mut rng = Rng::new(seed());
+        let now = last.bench(&Image::of(&ops[..last.position], Loss::None, &mut rng));
+        let place = now.state().join("journal");
+        std::fs::remove_dir_all(&place).unwrap();
+        if let Some((cut, loss)) = journal {
+            let older = now.folder("older");
+            Image::of(&ops[..cut.position], loss, &mut rng).unpack(&older);
+            std::fs::rename(older.join(BUCKET).join("journal"), &place).unwrap();
+        }
+        let Settled { found, log, left } = look_at(&now, &options);
+        let wrong = promises.check(last.position, &found, true);
+        assert!(wrong.is_empty() && left.is_empty(), "{wrong:?} {left:?}\n{log}");
+    }
 }

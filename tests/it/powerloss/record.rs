@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::disk::{Disk, Image, Loss, Op, Rng};
+use crate::disk::{Disk, Image, Op, Rng};
 use crate::harness::{Bench, Mount};
 
 /// What a name held from some moment on.
@@ -237,8 +237,16 @@ impl<'b> Recorder<'b> {
 
 /// Closes a file; it must succeed.
 pub(super) fn close(file: File) {
+    try_close(file).unwrap();
+}
+
+/// Closes a file, and tells what came of it.
+pub(crate) fn try_close(file: File) -> std::io::Result<()> {
     // SAFETY: the descriptor was given up and is closed once.
-    assert_eq!(unsafe { libc::close(file.into_raw_fd()) }, 0, "close: {}", std::io::Error::last_os_error());
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// A copy of the server's data as they are at one moment: its log, and links to its segments, which never change.
@@ -267,8 +275,7 @@ fn link_server(from: &Path, to: &Path) -> std::io::Result<u64> {
 
 impl Cut {
     /// A bench with the bucket as it was, and a state folder that the power left behind so.
-    pub(super) fn bench(&self, ops: &[Op], loss: Loss, rng: &mut Rng) -> Bench {
-        let image = Image::of(&ops[..self.position], loss, rng);
+    pub(super) fn bench(&self, image: &Image) -> Bench {
         let prepare = |dir: &Path| {
             link_server(&self.server, &dir.join("server")).unwrap();
             fs::create_dir(dir.join("state")).unwrap();
