@@ -233,6 +233,16 @@ impl State {
         self.open.push_back((index, file));
     }
 
+    /// Spill files that are held open.
+    pub(super) fn open_pieces(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Closes those that nobody writes to just now.
+    pub(super) fn close_idle_pieces(&mut self) {
+        self.open.retain(|(_, file)| Arc::strong_count(file) > 1);
+    }
+
     pub(super) fn forget_open(&mut self, index: u64) {
         self.open.retain(|(open, _)| *open != index);
     }

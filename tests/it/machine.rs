@@ -87,7 +87,7 @@ fn bytes_that_the_disk_does_not_give_back_are_sent_when_it_does() {
 #[test]
 fn a_state_folder_that_turns_read_only_refuses_writers_and_serves_readers() {
     on_disk(|bench, disk, mount| {
-        bench.server.put("there", b"as it was");
+        mount.sh("printf 'as it was' > there");
         let mut open = File::create(mount.path("open")).unwrap();
         open.write_all(b"acknowledged").unwrap();
         disk.faults(&[fault(Act::Change, "", libc::EROFS)]);
