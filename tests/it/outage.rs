@@ -197,7 +197,7 @@ fn what_is_known_is_answered_while_the_service_hangs() {
     bench.server.hold("*", 0);
     let mut waiting = start(&bench, "echo x > mnt/d/new");
     bench.server.wait_for_held();
-    assert_eq!(mount.sh("ls d; stat -c %s d/known; df . > /dev/null"), "known\n6\n");
+    assert_eq!(mount.sh("ls d; stat -c %s d/known; df . > /dev/null"), "known\nnew\n6\n");
     assert!(mount.status()["worker_pid"].is_u64());
     assert!(waiting.try_wait().unwrap().is_none(), "it waits still");
     bench.server.clear_faults();
