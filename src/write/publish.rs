@@ -397,7 +397,11 @@ impl DirtyFile {
     pub(super) fn outcomes(&self) -> Option<Outcomes> {
         let state = self.state.lock();
         let jobs = state.jobs().ok()?;
-        let parts = jobs.iter().map(|job| Some((job.number, state.outcome(job)?.clone())));
+        let parts = jobs.iter().map(|job| {
+            let outcome = state.outcome(job)?.clone();
+            let crc64 = outcome.crc64.or_else(|| state.known_sum(job));
+            Some((job.number, PartOutcome { crc64, ..outcome }))
+        });
         Some((state.transfer.clone()?, parts.collect::<Option<Vec<_>>>()?))
     }
 
@@ -513,9 +517,8 @@ impl DirtyFile {
             let mut state = self.state.lock();
             state.record.error = Some(error.to_string());
         }
-        let noted = self.ensure_dir().and_then(|_| {
-            if error.is_conflict() { self.rewrite_record() } else { self.promise() }
-        });
+        let noted =
+            self.ensure_dir().and_then(|_| if error.is_conflict() { self.rewrite_record() } else { self.promise() });
         if let Err(error) = noted {
             log::error!("{error}");
         }

@@ -126,10 +126,8 @@ fn a_full_disk_lets_nothing_be_lost() {
 #[test]
 fn descriptors_that_run_out_are_told_and_nothing_is_lost() {
     let Some(bench) = Bench::new() else { return };
-    let program = bench.file(
-        "few",
-        format!("#!/bin/bash\nulimit -n 160\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_ossfuse")).as_bytes(),
-    );
+    let program = bench
+        .file("few", format!("#!/bin/bash\nulimit -n 160\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_ossfuse")).as_bytes());
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mount = bench.mount_by(&program, &OPTIONS);
     let (mut files, mut refused) = (Vec::new(), None);
@@ -144,7 +142,11 @@ fn descriptors_that_run_out_are_told_and_nothing_is_lost() {
         }
     }
     if let Some(error) = refused {
-        assert_eq!(error.raw_os_error(), Some(libc::EIO), "not EMFILE, which would be about the program itself: {error}");
+        assert_eq!(
+            error.raw_os_error(),
+            Some(libc::EIO),
+            "not EMFILE, which would be about the program itself: {error}"
+        );
     }
     assert!(files.len() > 20, "{}", files.len());
     let kept: Vec<i32> = files.iter().map(|(number, _)| *number).collect();

@@ -19,6 +19,7 @@ mod limits;
 mod machine;
 mod mapping;
 mod meeting;
+mod memory;
 mod metadata;
 mod model;
 mod names;

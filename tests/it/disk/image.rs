@@ -2,7 +2,8 @@
 //!
 //! The rules are those that hold for every file system: a name survives when its folder was synced after it was made,
 //! a file's bytes and length when the file was; a rename is there or not, never half. What was not synced may be
-//! there or not, each operation for itself, bytes in pages of 4 KiB, lengths without the bytes.
+//! there or not, each operation for itself, bytes in pages of 4 KiB, lengths without the bytes. Of a rename the new
+//! name's folder makes sure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -212,6 +213,8 @@ impl Image {
     }
 
     fn rename(&mut self, op: &Op) {
+        let folders: Vec<u64> = self.nodes.iter().filter(|(_, node)| node.is_dir).map(|(ino, _)| *ino).collect();
+        let is_dir = |ino: &u64| folders.contains(ino);
         let mut entries = |dir: &u64, change: &mut dyn FnMut(&mut BTreeMap<String, u64>)| {
             if let Some(node) = self.nodes.get_mut(dir) {
                 change(&mut node.entries);
@@ -224,7 +227,14 @@ impl Image {
                     found.remove(name);
                 }
             }),
+            Op::Exchange { dir, names, inos } => entries(dir, &mut |found| {
+                names.iter().zip(inos).for_each(|(name, ino)| put(found, name, *ino));
+            }),
             Op::Rename { from, to, ino } => {
+                if is_dir(ino) {
+                    // A folder has one name.
+                    folders.iter().for_each(|dir| entries(dir, &mut |found| found.retain(|_, held| held != ino)));
+                }
                 entries(&from.0, &mut |found| {
                     if found.get(&from.1) == Some(ino) {
                         found.remove(&from.1);

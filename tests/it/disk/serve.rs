@@ -120,6 +120,18 @@ impl State {
         Ok(())
     }
 
+    fn exchange(&mut self, dir: u64, one: &OsStr, two: &OsStr) -> Outcome<()> {
+        let names = [name_of(one)?.to_owned(), name_of(two)?.to_owned()];
+        self.fault(Act::Change, dir, &names[0])?;
+        let inos = [self.child(dir, &names[1])?, self.child(dir, &names[0])?];
+        for (name, ino) in names.iter().zip(inos) {
+            self.entries(dir)?.insert(name.clone(), ino);
+            self.node_mut(ino)?.place = Some((dir, name.clone()));
+        }
+        self.log(Op::Exchange { dir, names, inos });
+        Ok(())
+    }
+
     fn write(&mut self, ino: u64, at: u64, data: &[u8]) -> Outcome<u32> {
         self.fault(Act::Write, ino, "")?;
         let end = at + data.len() as u64;
@@ -237,10 +249,14 @@ impl Filesystem for Server {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        if !flags.is_empty() {
-            return reply.error(Errno::EINVAL);
-        }
-        let done = self.shared.lock().rename((parent.0, name), (newparent.0, newname));
+        let (mut state, from, to) = (self.shared.lock(), (parent.0, name), (newparent.0, newname));
+        let done = if flags.is_empty() {
+            state.rename(from, to)
+        } else if flags == RenameFlags::RENAME_EXCHANGE && parent == newparent {
+            state.exchange(parent.0, name, newname)
+        } else {
+            Err(libc::EINVAL)
+        };
         answer!(reply, done, () => reply.ok());
     }
 

@@ -65,7 +65,8 @@ impl Promises {
             let came_back = versions.iter().any(|version| was_there(version) && version.content.as_ref() == held);
             let is_copy = is_copy || !strict && held.is_some() && before.content.is_none() && came_back;
             if !is_copy && !legal.any(|version| version.allows(held, before, cut)) {
-                let size = |content: Option<&Vec<u8>>| content.map_or("nothing".into(), |bytes| bytes.len().to_string());
+                let size =
+                    |content: Option<&Vec<u8>>| content.map_or("nothing".into(), |bytes| bytes.len().to_string());
                 let wanted = versions[promised..].iter().map(|version| size(version.content.as_ref()));
                 wrong.push(format!("{name}: {} bytes, may hold {:?}", size(held), wanted.collect::<Vec<_>>()));
             }
