@@ -114,10 +114,6 @@ impl Replay {
             return;
         }
         let record = match found.record {
-            // Folders are used again, and power loss may leave what was there before.
-            Ok(Some(record)) if record.id != found.dir.id() => {
-                return quarantine(&found.dir, &format!("its session file is that of session {}", record.id));
-            }
             Ok(Some(record)) => record,
             Ok(None) => return quarantine(&found.dir, "it has no session file"),
             Err(error) => return quarantine(&found.dir, &error.to_string()),

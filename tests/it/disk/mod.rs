@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{BackgroundSession, Config, MountOption, SessionACL};
+use ossfuse::base::time::now;
 use parking_lot::Mutex;
 
 pub(crate) use image::{Image, Loss, Rng};
@@ -139,13 +140,7 @@ struct State {
 
 impl State {
     fn new() -> Self {
-        let root = Node {
-            place: None,
-            mode: 0o700,
-            mtime: SystemTime::now(),
-            data: Vec::new(),
-            entries: Some(BTreeMap::new()),
-        };
+        let root = Node { place: None, mode: 0o700, mtime: now(), data: Vec::new(), entries: Some(BTreeMap::new()) };
         Self {
             nodes: HashMap::from([(ROOT, root)]),
             next: ROOT + 1,

@@ -9,6 +9,7 @@ use fuser::{
     OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen,
     ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
+use ossfuse::base::time::now;
 use parking_lot::Mutex;
 
 use super::log::Op;
@@ -79,7 +80,7 @@ impl State {
             Node {
                 place: Some((dir, name.clone())),
                 mode,
-                mtime: SystemTime::now(),
+                mtime: now(),
                 data: Vec::new(),
                 entries: is_dir.then(Default::default),
             },
@@ -136,7 +137,7 @@ impl State {
         self.fault(Act::Write, ino, "")?;
         let end = at + data.len() as u64;
         self.room(ino, end)?;
-        let time = SystemTime::now();
+        let time = now();
         let node = self.node_mut(ino)?;
         node.data.resize(node.data.len().max(end as usize), 0);
         node.data[at as usize..end as usize].copy_from_slice(data);
@@ -148,7 +149,7 @@ impl State {
     fn resize(&mut self, ino: u64, size: u64) -> Outcome<()> {
         self.fault(Act::Write, ino, "")?;
         self.room(ino, size)?;
-        let time = SystemTime::now();
+        let time = now();
         let node = self.node_mut(ino)?;
         node.data.resize(size as usize, 0);
         node.mtime = time;
@@ -211,7 +212,7 @@ impl Filesystem for Server {
             node.mode = mode.unwrap_or(node.mode);
             match mtime {
                 Some(TimeOrNow::SpecificTime(time)) => node.mtime = time,
-                Some(TimeOrNow::Now) => node.mtime = SystemTime::now(),
+                Some(TimeOrNow::Now) => node.mtime = now(),
                 None => {}
             }
             state.attr(ino.0)
