@@ -76,7 +76,15 @@ impl Replay {
         }
         let (pending, open, released) = Default::default();
         let mut replay = Self { engine: engine.clone(), mode, pending, open, released };
+        let superseded = superseded(&found);
         for session in found {
+            if superseded.contains(&session.dir.id()) {
+                // Its end had not reached the disk.
+                if let Err(error) = session.dir.discard() {
+                    log::error!("session {}: {error}", session.dir.id());
+                }
+                continue;
+            }
             let carried = carried.get(&session.dir.id()).copied();
             replay.sort_out(session, carried);
         }
@@ -106,6 +114,10 @@ impl Replay {
             return;
         }
         let record = match found.record {
+            // Folders are used again, and power loss may leave what was there before.
+            Ok(Some(record)) if record.id != found.dir.id() => {
+                return quarantine(&found.dir, &format!("its session file is that of session {}", record.id));
+            }
             Ok(Some(record)) => record,
             Ok(None) => return quarantine(&found.dir, "it has no session file"),
             Err(error) => return quarantine(&found.dir, &error.to_string()),
@@ -182,6 +194,15 @@ impl Replay {
             pause = (pause * 2).min(PAUSE.1);
         }
     }
+}
+
+/// The sessions whose name another one was given before they were sent.
+fn superseded(found: &[Found]) -> BTreeSet<SessionId> {
+    let records = || found.iter().filter_map(|found| found.record.as_ref().ok()?.as_ref());
+    let keys: BTreeMap<SessionId, &ObjectKey> =
+        records().filter_map(|record| Some((record.id, record.key.as_ref()?))).collect();
+    let over = records().filter_map(|record| Some((record.over?, record.key.as_ref()?)));
+    over.filter(|(id, key)| keys.get(id) == Some(key)).map(|(id, _)| id).collect()
 }
 
 /// Takes up what was sent of a file that is still open, and has its close wait until then. A close that was cut off may

@@ -2,7 +2,8 @@
 //!
 //! Each fsync of a new file costs a commit of the disk's own journal. One thread takes whatever asks at the same time,
 //! and asks the kernel to write the file system out once; where other programs have much to be written there, which
-//! would have to be waited for, the files are synced one by one instead.
+//! would have to be waited for, the files are synced one by one instead. So they are on any file system that is not
+//! known to do what it is asked: for FUSE and others `syncfs` returns 0 and tells nobody.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -18,6 +19,10 @@ use super::SpillError;
 const DIRTY_MAX: u64 = 128 << 20;
 /// So many files that are synced one by one cost more than anything else could.
 const CROWD: usize = 64;
+
+/// File systems that write all of themselves out when asked by `syncfs`, by their numbers in statfs(2): ext2 to ext4,
+/// XFS, Btrfs, F2FS, bcachefs. (One in memory has nothing to write: one by one costs nothing there.)
+const SYNCED_WHOLE: [u32; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0xca45_1a4e];
 
 /// Files of one request that are open at a time.
 const SYNCS_AT_ONCE: usize = 64;
@@ -59,12 +64,12 @@ fn start(root: PathBuf) -> Sender<Job> {
 
 fn work(root: &Path, jobs: &Receiver<Job>) {
     // Held open from the start: it is told of what went wrong in the background meanwhile, too.
-    let folder = File::open(root);
+    let folder = File::open(root).ok().filter(can_sync_all);
     while let Ok(first) = jobs.recv() {
         let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter()).collect();
         let files: usize = batch.iter().map(|job| job.paths.len()).sum();
         let at_once = files > 1 && (files >= CROWD || dirty_bytes().is_some_and(|bytes| bytes <= DIRTY_MAX));
-        let whole = at_once && folder.as_ref().is_ok_and(|folder| sync_all(folder).is_ok());
+        let whole = at_once && folder.as_ref().is_some_and(|folder| sync_all(folder).is_ok());
         for Job { paths, done } in batch {
             // After a failure of the whole, each is told what is wrong with its own.
             let result = if whole { Ok(()) } else { sync_each(&paths) };
@@ -94,6 +99,16 @@ fn begin_to_write(file: &File) {
     if unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } != 0 {
         log::trace!("nothing to begin with: {}", std::io::Error::last_os_error());
     }
+}
+
+/// Whether `syncfs` is more than a name on the file system of `folder`.
+fn can_sync_all(folder: &File) -> bool {
+    // SAFETY: all zeros is a valid value of this plain structure.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a descriptor and a place for the result, both alive during the call.
+    let done = unsafe { libc::fstatfs(folder.as_raw_fd(), &raw mut found) };
+    // The type is signed on some machines and not on others; all that are listed fit both.
+    done == 0 && SYNCED_WHOLE.contains(&(found.f_type as u32))
 }
 
 /// Writes out the file system that `folder` is on.

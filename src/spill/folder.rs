@@ -66,11 +66,34 @@ impl Layout {
 
     /// Makes the folders, 0700.
     fn create(&self) -> Result<(), SpillError> {
+        let above = self.folders_above();
         for path in [self.root.clone(), self.spill(), self.trash(), self.quarantine(), self.intents(), self.kept()] {
             DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(SpillError::io(&path))?;
         }
         // Their names must survive power loss before any promise lies in them.
-        File::open(&self.root).and_then(|root| root.sync_all()).map_err(SpillError::io(&self.root))
+        File::open(&self.root).and_then(|root| root.sync_all()).map_err(SpillError::io(&self.root))?;
+        for path in above {
+            match File::open(&path).and_then(|folder| folder.sync_all()) {
+                // Somebody else's, who has made it long ago.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+                result => result.map_err(SpillError::io(&path))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The folders that hold the names of the root and of what is above it, as far up as they may be new: that of the
+    /// root itself always, as who made it may have died since.
+    fn folders_above(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for path in self.root.ancestors().skip(1) {
+            // "" stands for the working directory.
+            found.push(if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() });
+            if found.len() > 1 && path.exists() {
+                break;
+            }
+        }
+        found
     }
 }
 

@@ -13,7 +13,7 @@ use crate::base::limits::PRIVATE_DIR;
 use crate::base::{ETag, ObjectKey, PartNumber, SessionId, UploadId};
 
 /// The version written; older ones are read, newer ones refused.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Objects of zeros of one session at most, each a multiple of the one before.
 const ZERO_LEVELS: u32 = 3;
 const FRAME: Frame = Frame { magic: b"OSFS", version: VERSION };
@@ -141,6 +141,8 @@ pub struct SessionRecord {
     pub checkpoints: u32,
     /// Objects of zeros may stand, to be copied from, at keys that begin with this one: see [`Self::zero_keys`].
     pub zeros: Option<ObjectKey>,
+    /// The session, unsent as well, whose name it was given: should that one still stand, it is over.
+    pub over: Option<SessionId>,
 }
 
 /// Why a session file cannot be read.
@@ -198,6 +200,7 @@ impl SessionRecord {
             upload: None,
             checkpoints: 0,
             zeros: None,
+            over: None,
         }
     }
 
@@ -269,6 +272,7 @@ mod tests {
             }),
             checkpoints: 1,
             zeros: Some(ObjectKey::parse(".ossfuse-tmp/x.zeros").unwrap()),
+            over: Some(SessionId::from_bytes([1; 12])),
         }
     }
 

@@ -76,13 +76,19 @@ impl SessionDir {
     pub fn write_record(&self, record: &SessionRecord, durable: bool) -> Result<(), SpillError> {
         let path = self.path.join(SESSION_FILE);
         let temp = self.path.join(SESSION_NEXT);
+        let firm = durable || self.is_durable();
         let write = || -> io::Result<()> {
+            if firm {
+                // It was the session file before: on the disk it may be so still.
+                remove_if_there(&temp)?;
+            }
             let (mut file, content) = (private_file(&temp)?, record.encode());
             file.write_all(&content)?;
             // Not emptied beforehand: ext4 writes out at once what is written anew after that.
             file.set_len(content.len() as u64)?;
-            if durable || self.durable.load(Ordering::Relaxed) {
+            if firm {
                 file.sync_data()?;
+                return fs::rename(&temp, &path);
             }
             take_place(&temp, &path)
         };
@@ -102,6 +108,25 @@ impl SessionDir {
             self.sync_names()?;
         }
         Ok(())
+    }
+
+    /// Replaces the session file before something is done to spill files that what it said until now holds no more
+    /// for: where power loss would leave that behind, it must not find the one without the other.
+    pub fn write_record_first(&self, record: &SessionRecord) -> Result<(), SpillError> {
+        self.write_record(record, self.is_durable())
+    }
+
+    /// Whether power loss would leave the session behind, as it is or as it was: its session file was made durable.
+    pub fn is_durable(&self) -> bool {
+        self.durable.load(Ordering::Relaxed)
+    }
+
+    /// Makes bytes and lengths of spill files survive power loss; their names by [`Self::sync_names`].
+    ///
+    /// # Errors
+    /// What the disk answered: nothing is promised then.
+    pub fn sync_pieces(&self, indices: &[u64]) -> Result<(), SpillError> {
+        indices.iter().try_for_each(|index| sync(&self.piece_path(*index)))
     }
 
     /// Makes spill files, the session file as it is, and the names of all of them survive power loss; in company with
@@ -161,9 +186,13 @@ impl SessionDir {
         private_file(&path).and_then(|file| file.set_len(0).map(|()| file)).map_err(SpillError::io(&path))
     }
 
-    /// Makes the filled file the piece.
+    /// Makes the filled file the piece. In a session that survives power loss its name must not be there without its
+    /// bytes: they would be zeros, in the place of what the base holds.
     pub fn install_piece(&self, index: u64, filling: Filling) -> Result<(), SpillError> {
         let path = self.filling_path(index, filling);
+        if self.is_durable() {
+            sync(&path)?;
+        }
         fs::rename(&path, self.piece_path(index)).map_err(SpillError::io(&path))
     }
 
@@ -178,10 +207,7 @@ impl SessionDir {
     /// Takes a spill file away; one that is not there is no error.
     pub fn remove_piece(&self, index: u64) -> Result<(), SpillError> {
         let path = self.piece_path(index);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SpillError::io(&path)(error)),
-            _ => Ok(()),
-        }
+        remove_if_there(&path).map_err(SpillError::io(&path))
     }
 
     /// Index, length and modification time of every spill file, ascending. Half-fetched ones are not among them.
@@ -218,6 +244,17 @@ impl SessionDir {
     pub fn quarantine(&self) -> Result<PathBuf, SpillError> {
         self.shared.move_to_quarantine(&self.path)
     }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn sync(path: &Path) -> Result<(), SpillError> {
+    File::open(path).and_then(|file| file.sync_data()).map_err(SpillError::io(path))
 }
 
 /// A file for this user alone; what it holds stays.

@@ -51,6 +51,11 @@ impl Parting {
         self.sent
     }
 
+    /// The session that loses its name, where it was not sent.
+    pub(super) fn unsent(&self) -> Option<SessionId> {
+        self.dirty.as_ref().map(|dirty| dirty.id())
+    }
+
     /// The object under its name, as far as it is known.
     pub(super) fn version(&self) -> Option<ETag> {
         self.version.clone()

@@ -75,6 +75,7 @@ impl DirtyFile {
         }
         {
             let _gate = self.close_gate().await;
+            self.sync_promised().await?;
             let (dir, pieces) = {
                 let _structure = self.structure.lock();
                 let dir = self.ensure_dir()?;
@@ -93,7 +94,8 @@ impl DirtyFile {
         Ok(())
     }
 
-    fn is_closed_locally(&self) -> bool {
+    /// Whether it was closed by [`Self::close_locally`], and neither sent nor changed since.
+    pub fn is_closed_locally(&self) -> bool {
         let state = self.state.lock();
         state.closed_locally && state.is_closed()
     }
@@ -160,8 +162,7 @@ impl DirtyFile {
         let noted = {
             let _structure = self.structure.lock();
             // Other descriptors may still write: what the file looks like is noted behind the gate.
-            self.state.lock().promise();
-            self.ensure_dir().and_then(|_| self.rewrite_record())
+            self.ensure_dir().and_then(|_| self.promise())
         };
         if let Err(error) = noted {
             log::error!("{}: {error}", self.name());

@@ -360,6 +360,7 @@ impl DirtyFile {
                 .map_err(|source| crate::spill::SpillError::Io { path: dir.piece_path(index), source })?;
             dir.install_piece(index, Filling::Written)?;
         }
+        self.engine.spare_descriptors();
         let file = Arc::new(dir.open_piece(index, true)?);
         let mut state = self.state.lock();
         state.remember_open(index, file);

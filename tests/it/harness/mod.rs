@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub(crate) use mount::{Mount, is_alive, is_mounted};
+pub(crate) use mount::{Mount, detach, is_alive, is_mounted};
 pub(crate) use server::{BUCKET, Counts, Server};
 
 /// Longest that anything here is waited for.
@@ -41,6 +41,12 @@ impl Bench {
     /// # Panics
     /// Where FUSE cannot be had and nobody said that this is known.
     pub(crate) fn new() -> Option<Self> {
+        Self::prepared(|_| {})
+    }
+
+    /// The same, with what `prepare` puts into the folder of the test before the server starts: its data lie in
+    /// `server`, the state folders in `state`.
+    pub(crate) fn prepared(prepare: impl FnOnce(&Path)) -> Option<Self> {
         if std::env::var(SKIP_VARIABLE).is_ok_and(|value| value == "1") {
             println!("skipped: {SKIP_VARIABLE}=1");
             return None;
@@ -53,6 +59,7 @@ impl Bench {
         for name in ["home", "run"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
+        prepare(dir.path());
         let server = Server::start(&dir.path().join("server"));
         Some(Self { server, dir })
     }
