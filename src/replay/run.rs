@@ -187,6 +187,7 @@ impl Replay {
 /// Takes up what was sent of a file that is still open, and has its close wait until then. A close that was cut off may
 /// have been done: then there is nothing left of the session.
 async fn resume_open(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: Restored) {
+    let restored_failed = restored.record.error.is_some() && restored.record.phase.is_promised();
     let resumed = async {
         let Some(key) = file.publishable_key() else { return Ok(()) };
         if matches!(restored.record.phase, Phase::Closing | Phase::Completing) {
@@ -201,6 +202,10 @@ async fn resume_open(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: Rest
         log::warn!("{}: {error}; what was sent of it is sent again", file.name());
     }
     file.allow_publication();
+    if restored_failed {
+        // Its close has failed before, and was told that it goes on in the background.
+        file.retry_in_background(PAUSE.0);
+    }
 }
 
 /// Replays the sessions of one key; what is left is to be tried again.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::file::{DirtyFile, Step};
 use super::{Published, WriteError};
-use crate::base::caller::wait;
+use crate::base::caller::{Caller, wait};
 use crate::base::time::now;
 use crate::base::{ByteRange, ETag, ObjectKey};
 use crate::spill::{HeaderRecord, Phase, SessionDir, SpillError, Times};
@@ -196,12 +196,32 @@ impl DirtyFile {
         state.killed
     }
 
-    /// The same for a writer whose close was interrupted.
-    pub fn mark_interrupted(&self) -> bool {
-        let mut state = self.state.lock();
-        let promised = state.was_promised || state.record.phase == Phase::Synced;
-        state.killed = !state.record.append && !promised && state.retired.is_none();
-        state.killed
+    /// The close of a writer was interrupted while `publication` was under way for it. Unless the bytes are published
+    /// whatever becomes of that writer, it ends, and the session file calls the file closed no more: the release that
+    /// follows keeps the session, whichever process it comes to.
+    pub(super) fn take_close_back(&self, publication: &Caller) {
+        {
+            let mut state = self.state.lock();
+            let promised = state.record.was_promised || state.record.phase == Phase::Synced;
+            state.killed = !state.record.append && !promised && state.retired.is_none();
+            if !state.killed {
+                return;
+            }
+        }
+        // First: what is under way does not say closed again after this.
+        publication.interrupt();
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            if !state.is_closed() || state.retired.is_some() || state.ended {
+                return;
+            }
+            state.record.phase = Phase::Open;
+            (state.record.size, state.record.pieces) = (None, Vec::new());
+        }
+        if let Err(error) = self.rewrite_record() {
+            log::error!("{}: {error}", self.name());
+        }
     }
 
     pub fn is_killed(&self) -> bool {
@@ -218,21 +238,11 @@ impl DirtyFile {
             if state.record.phase == Phase::Open {
                 state.record.phase = Phase::Synced;
             }
-            let mut indices = Vec::new();
-            for (index, piece) in state.pieces.iter_mut().filter(|(_, piece)| piece.unsynced) {
-                piece.unsynced = false;
-                indices.push(*index);
-            }
-            (indices, state.record.clone())
+            (state.take_unsynced(), state.record.clone())
         };
         let result = sync_pieces(&dir, &pieces).and_then(|()| dir.write_record(&record, true));
         if result.is_err() {
-            let mut state = self.state.lock();
-            for index in pieces {
-                if let Some(piece) = state.pieces.get_mut(&index) {
-                    piece.unsynced = true;
-                }
-            }
+            self.state.lock().put_unsynced(&pieces);
         } else {
             // Whoever of its writers was killed before, this is a promise.
             self.state.lock().killed = false;
@@ -394,7 +404,10 @@ impl DirtyFile {
             state.lease.leave_behind();
         }
         log::warn!("{}: not published, kept as session {}: {reason}", self.name(), self.id());
-        self.rewrite_record()
+        self.rewrite_record()?;
+        // What was sent of it stays noted: `recover` may go on with that.
+        self.engine.let_go(self.id());
+        Ok(())
     }
 
     /// As [`Self::keep`], where nobody waits to be told: who observes is.

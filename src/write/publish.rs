@@ -12,7 +12,7 @@ use super::fetch::stale_if_changed;
 use super::file::DirtyFile;
 use super::hidden::{Leftover, corrupt};
 use super::state::State;
-use crate::base::caller::{Patience, inherit, interruptible};
+use crate::base::caller::{Caller, Cut, Patience, inherit, interruptible, is_interrupted};
 use crate::base::limits::GIB;
 use crate::base::time::now;
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber};
@@ -67,17 +67,17 @@ impl DirtyFile {
     /// Whoever asked may go away, or be interrupted: it goes on to its end all the same, so that what the service did
     /// is known.
     pub async fn publish(self: &Arc<Self>) -> Result<Published, WriteError> {
-        self.publish_unless(|| false).await
+        self.publish_or(|_| {}).await
     }
 
     /// The same for a writer that closes the file. When it is interrupted, and is not one whose bytes are published
     /// whatever becomes of it, the publication ends too, and the release that follows keeps the session.
     pub async fn publish_for_writer(self: &Arc<Self>) -> Result<Published, WriteError> {
-        self.publish_unless(|| self.mark_interrupted()).await
+        self.publish_or(|publication| self.take_close_back(publication)).await
     }
 
-    /// `gives_up` is asked when whoever waits is interrupted.
-    async fn publish_unless(self: &Arc<Self>, gives_up: impl FnOnce() -> bool) -> Result<Published, WriteError> {
+    /// `interrupted` is called when whoever waits is interrupted; with whom the publication is for.
+    async fn publish_or(self: &Arc<Self>, interrupted: impl FnOnce(&Caller)) -> Result<Published, WriteError> {
         let (file, caller) = (self.clone(), inherit());
         let work = Box::pin(caller.clone().scope(async move { file.publish_to_the_end().await }));
         match interruptible(self.engine.runtime().spawn(work)).await {
@@ -85,9 +85,7 @@ impl DirtyFile {
                 Err(WriteError::Spill { message: format!("the process is ending: {error}"), errno: None })
             }),
             Err(cut) => {
-                if gives_up() {
-                    caller.interrupt();
-                }
+                interrupted(&caller);
                 Err(cut.into())
             }
         }
@@ -192,10 +190,14 @@ impl DirtyFile {
 
     /// Says in the session file that the file is closed, what it looks like, and so that it must be published.
     /// The caller holds `structure`.
+    ///
+    /// # Errors
+    /// The close was interrupted: it must not be said again what has just been taken back.
     pub(super) fn note_closing(&self) -> Result<(), WriteError> {
+        check_uninterrupted()?;
         {
             let mut state = self.state.lock();
-            state.was_promised |= state.record.phase.is_promised();
+            state.record.was_promised |= state.record.phase == Phase::Synced;
             state.record.phase = Phase::Closing;
             (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
         }
@@ -306,6 +308,7 @@ impl DirtyFile {
     /// Says in the session file of an edit what object is about to replace the one that is edited.
     fn note_completing(&self, crc: Option<u64>) -> Result<(), WriteError> {
         let _structure = self.structure.lock();
+        check_uninterrupted()?;
         {
             let mut state = self.state.lock();
             if !state.uses_base() {
@@ -457,6 +460,7 @@ impl DirtyFile {
             state.record.error = Some(error.to_string());
             if !error.is_conflict() {
                 state.promise();
+                state.record.was_promised = true;
             }
         }
         let noted = self.ensure_dir().and_then(|_| self.rewrite_record());
@@ -464,6 +468,11 @@ impl DirtyFile {
             log::error!("{error}");
         }
     }
+}
+
+/// Refuses to go on for a writer whose close was interrupted.
+fn check_uninterrupted() -> Result<(), WriteError> {
+    if is_interrupted() { Err(Cut::Interrupted.into()) } else { Ok(()) }
 }
 
 impl State {
