@@ -58,11 +58,11 @@ pub struct Adapter {
     replies: Option<Arc<RawReplies>>,
     /// What the kernel goes by since it was first answered.
     agreed: Option<InitFlags>,
-    watch: Box<dyn Watch>,
+    watch: Arc<dyn Watch>,
 }
 
 impl Adapter {
-    pub fn new(vfs: Arc<Vfs>, runtime: Handle, readdirplus: bool, watch: Box<dyn Watch>) -> Self {
+    pub fn new(vfs: Arc<Vfs>, runtime: Handle, readdirplus: bool, watch: Arc<dyn Watch>) -> Self {
         Self { vfs, runtime, readdirplus, replies: None, agreed: None, watch }
     }
 
