@@ -5,7 +5,6 @@
 //! names and versions; what they mean is the business of the vfs. A ledger that cannot be read never stops a mount:
 //! what it does not tell is answered ESTALE.
 
-mod crash;
 mod record;
 mod table;
 
@@ -17,7 +16,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-pub use crash::crash_point;
 pub use record::{Effect, HowRecord, KeptRecord, ObjectRecord, Record, RequestState, VersionRecord};
 pub use table::{DirState, HandleState, InodeState, Table};
 

@@ -9,7 +9,7 @@ use futures_util::stream::{self, StreamExt};
 
 use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
 use crate::base::time::{file_stamp, now};
-use crate::base::{ObjectKey, SessionId};
+use crate::base::{ObjectKey, SessionId, crash};
 use crate::oss::{self, ErrorKind, ObjectMeta};
 use crate::spill::{Found, Lease, Phase, RecordError, SessionDir, SpillError};
 use crate::write::{CONFLICT, DirtyFile, Restored, WriteEngine, WriteError};
@@ -80,6 +80,7 @@ impl Replay {
             let carried = carried.get(&session.dir.id()).copied();
             replay.sort_out(session, carried);
         }
+        crash::point("replay-prepared");
         Ok(replay)
     }
 
@@ -254,6 +255,7 @@ async fn replay_one(
     let whole = restored.is_whole();
     let (remote, found) =
         if damage.is_some() { (Remote::NotAsked, None) } else { look(engine, &key, file, restored).await? };
+    crash::point("replay-looked");
     if file.is_changed() {
         return left_to_its_writer(file);
     }
@@ -264,11 +266,13 @@ async fn replay_one(
             let name = conflict_name(engine, &key).await?;
             log::warn!("{key}: another client changed it; what was written here is published as {name}");
             file.stand_alone(name).await?;
+            crash::point("replay-beside");
             file.resume_held(restored).await?;
             file.publish().await.map(drop)
         }
         Decision::AlreadyDone => {
             log::info!("{key}: is in the bucket already");
+            crash::point("replay-done");
             match &found {
                 Some(found) => file.conclude_found(found).await,
                 None => Ok(()),
@@ -304,6 +308,7 @@ async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored
         return left_to_its_writer(file);
     }
     log::info!("{}: replay: {taken_up} parts are on the service already", file.name());
+    crash::point("replay-taken-up");
     match file.publish().await {
         Err(WriteError::Stale) => file.keep(CONFLICT).await,
         other => other.map(drop),

@@ -17,7 +17,7 @@ use super::gauge::Gauge;
 use super::reserve::Reserve;
 use super::session::SESSION_FILE;
 use super::{RecordError, SessionDir, SessionRecord, SpillError};
-use crate::base::SessionId;
+use crate::base::{SessionId, crash};
 
 /// The places in a state folder.
 #[derive(Debug, Clone)]
@@ -146,7 +146,9 @@ impl Shared {
     /// `durable` tells whether power loss could bring it back.
     pub(super) fn move_to_trash(&self, path: &Path, id: SessionId, durable: bool) -> Result<(), SpillError> {
         let target = self.layout.trash().join(id.to_string());
+        crash::point("session-ending");
         fs::rename(path, &target).map_err(SpillError::io(path))?;
+        crash::point("session-ended");
         if durable {
             self.ended.store(true, Ordering::Release);
         }
@@ -244,7 +246,9 @@ impl SpillStore {
         if !self.shared.ended.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
+        crash::point("ends-settling");
         let done = self.commit(vec![self.shared.layout.spill(), self.shared.layout.trash()]).await;
+        crash::point("ends-settled");
         if done.is_err() {
             self.shared.ended.store(true, Ordering::Release);
         }
@@ -256,7 +260,9 @@ impl SpillStore {
         let path = self.shared.layout.spill().join(record.id.to_string());
         DirBuilder::new().mode(0o700).create(&path).map_err(SpillError::io(&path))?;
         let dir = SessionDir::new(record.id, path, self.shared.clone(), false);
+        crash::point("session-folder-made");
         dir.write_first(record)?;
+        crash::point("session-begun");
         Ok(dir)
     }
 

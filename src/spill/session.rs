@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use super::folder::Shared;
 use super::{SessionRecord, SpillError};
-use crate::base::SessionId;
+use crate::base::{SessionId, crash};
 
 /// Name of the session file in its folder.
 pub(super) const SESSION_FILE: &str = "session";
@@ -66,6 +66,7 @@ impl SessionDir {
             if durable || self.durable.load(Ordering::Relaxed) {
                 file.sync_data()?;
             }
+            crash::point("record-writing");
             fs::rename(&temp, &path)
         };
         let written = match write() {
@@ -79,9 +80,11 @@ impl SessionDir {
             written => written,
         };
         written.map_err(SpillError::io(&path))?;
+        crash::point("record-written");
         if durable {
             self.durable.store(true, Ordering::Relaxed);
             self.sync_names()?;
+            crash::point("names-synced");
         }
         Ok(())
     }
@@ -95,7 +98,9 @@ impl SessionDir {
         let mut paths: Vec<PathBuf> = pieces.iter().map(|index| self.piece_path(*index)).collect();
         paths.extend([self.path.join(SESSION_FILE), self.path.clone()]);
         paths.extend(self.path.parent().map(Path::to_owned));
+        crash::point("commit-begun");
         self.shared.commit(paths).await?;
+        crash::point("commit-done");
         self.durable.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -135,7 +140,9 @@ impl SessionDir {
     /// Makes the filled file the piece.
     pub fn install_piece(&self, index: u64, filling: Filling) -> Result<(), SpillError> {
         let path = self.filling_path(index, filling);
-        fs::rename(&path, self.piece_path(index)).map_err(SpillError::io(&path))
+        fs::rename(&path, self.piece_path(index)).map_err(SpillError::io(&path))?;
+        crash::point("piece-installed");
+        Ok(())
     }
 
     fn filling_path(&self, index: u64, filling: Filling) -> PathBuf {

@@ -15,7 +15,7 @@ use super::handles::{Handle, OpenFile};
 use super::io::{meta_of, read_or_zeros, spill_error};
 use crate::base::limits::{MIB, PRIVATE_DIR};
 use crate::base::time::{micros, now};
-use crate::base::{ByteRange, ETag, ObjectKey, SessionId};
+use crate::base::{ByteRange, ETag, ObjectKey, SessionId, crash};
 use crate::intent::{Work, copy_any};
 use crate::ledger::{KeptRecord, Record};
 use crate::oss::{CopyOptions, ErrorKind};
@@ -169,6 +169,7 @@ impl Vfs {
         let options = CopyOptions { if_match: Some(base.etag.clone()), ..CopyOptions::default() };
         match copy_any(&self.client, &base.key, &hidden, &options).await {
             Ok(receipt) => {
+                crash::point("kept-copied");
                 let copy = Base { key: hidden, etag: receipt.etag, ..base.clone() };
                 Ok(Some(Kept::Hidden { intent, before: base.etag.clone(), base: copy }))
             }

@@ -21,7 +21,7 @@ use super::attr::{Attr, Version};
 use super::error::FsError;
 use super::tree::{Listed, Tree};
 use crate::base::posix::UserMeta;
-use crate::base::{ETag, ObjectKey, SessionId};
+use crate::base::{ETag, ObjectKey, SessionId, crash};
 use crate::intent::{MetaChange, Work};
 use crate::oss::{self, ErrorKind, PutHeaders};
 use crate::upload::{Standing, replace_headers};
@@ -140,6 +140,7 @@ impl Vfs {
     ) -> Result<bool, FsError> {
         let Some((work, is_first)) = self.note_change(ino, key, version, new, edit)? else { return Ok(false) };
         let written = self.write_intent(work).await;
+        crash::point("attributes-noted");
         let old = {
             let mut table = self.later.table.lock();
             match table.get_mut(&ino) {
@@ -270,6 +271,7 @@ impl Vfs {
         let Some(taken) = self.take_attributes(ino).await else { return Ok(()) };
         match self.store_attributes(key, &taken).await {
             Ok(stored) => {
+                crash::point("attributes-sent");
                 self.attributes_stored(ino, key, &taken, stored);
                 Ok(())
             }

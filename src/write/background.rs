@@ -14,6 +14,7 @@ use super::WriteError;
 use super::file::DirtyFile;
 use super::publish::{BACKGROUND_PATIENCE, CONFLICT, RETRY_PAUSE};
 use crate::base::caller::{interruptible, within};
+use crate::base::crash;
 
 /// How long a closed file waits for its name to change, or for its end.
 const LINGER: Duration = Duration::from_secs(1);
@@ -80,6 +81,7 @@ impl DirtyFile {
             // Whoever of its writers was killed before, this close is a promise.
             (state.closed_locally, state.killed) = (true, false);
         }
+        crash::point("closed-locally");
         self.send_later();
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::file::{DirtyFile, Step};
 use super::{Published, WriteError};
 use crate::base::caller::{Caller, wait};
 use crate::base::time::now;
-use crate::base::{ByteRange, ETag, ObjectKey};
+use crate::base::{ByteRange, ETag, ObjectKey, crash};
 use crate::spill::{HeaderRecord, Phase, SessionDir, SpillError, Times};
 
 /// An object that this program itself has copied elsewhere.
@@ -85,8 +85,10 @@ impl DirtyFile {
         let Some(dir) = self.state.lock().dir.clone() else { return Ok(()) };
         self.state.lock().record.cut = Some(size);
         let noted = self.rewrite_record();
+        crash::point("cut-noted");
         // Also where it could not be noted: in memory the bytes are gone, and must not come back as a hole is made.
         apply_cut(&dir, void)?;
+        crash::point("cut-applied");
         noted?;
         self.state.lock().record.cut = None;
         self.rewrite_record()
@@ -241,6 +243,7 @@ impl DirtyFile {
             (state.take_unsynced(), state.record.clone())
         };
         let result = sync_pieces(&dir, &pieces).and_then(|()| dir.write_record(&record, true));
+        crash::point("synced");
         if result.is_err() {
             self.state.lock().put_unsynced(&pieces);
         } else {

@@ -15,7 +15,7 @@ use super::state::State;
 use crate::base::caller::{Caller, Cut, Patience, inherit, interruptible, is_interrupted};
 use crate::base::limits::GIB;
 use crate::base::time::now;
-use crate::base::{ByteRange, ETag, ObjectKey, PartNumber};
+use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, crash};
 use crate::oss::{CopyOptions, ErrorKind, Outcome, PutHeaders};
 use crate::spill::{Phase, SpillBody};
 use crate::upload::{Finished, PartOutcome, Standing, Transfer, replace_headers, whole_crc};
@@ -201,7 +201,9 @@ impl DirtyFile {
             state.record.phase = Phase::Closing;
             (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
         }
-        self.rewrite_record()
+        self.rewrite_record()?;
+        crash::point("closing-recorded");
+        Ok(())
     }
 
     /// One PUT of the whole file.
@@ -316,7 +318,9 @@ impl DirtyFile {
             }
             (state.record.phase, state.record.completing) = (Phase::Completing, crc);
         }
-        self.rewrite_record()
+        self.rewrite_record()?;
+        crash::point("completing-recorded");
+        Ok(())
     }
 
     /// Where an earlier try ended unknown and had succeeded after all, the object that is edited is our own.
@@ -378,6 +382,7 @@ impl DirtyFile {
         wanted: fn(&State) -> PutHeaders,
     ) -> Result<Published, WriteError> {
         let mut ours = true;
+        crash::point("published");
         loop {
             if let Some((published, left)) = self.retire(&key, &done, &headers, ours.then_some(wanted)) {
                 if let Some(left) = left {
@@ -441,14 +446,17 @@ impl DirtyFile {
             };
             self.give_up(transfer);
             // The object stands: a folder that cannot be moved is settled by the next replay, not by an error.
+            crash::point("retiring");
             left = dir.map_or(Ok(None), |dir| self.end_folder(dir)).unwrap_or_else(|error| {
                 log::error!("{error}; the next mount will find the file published already");
                 None
             });
+            crash::point("done-noted");
             self.state.lock().give_back();
         }
         self.engine.unregister(self.id());
         self.engine.tell(self.id(), Some(&published));
+        crash::point("retired");
         Some((published, left))
     }
 

@@ -18,7 +18,7 @@ use super::tree::Listed;
 use crate::base::caller::wait;
 use crate::base::key::check_name;
 use crate::base::limits::GIB;
-use crate::base::{ETag, ObjectKey};
+use crate::base::{ETag, ObjectKey, crash};
 use crate::intent::{Work, copy_any};
 use crate::journal::CopyRecord;
 use crate::ledger::Effect;
@@ -242,6 +242,7 @@ impl Vfs {
                 return Err(error);
             }
         };
+        crash::point("rename-copied");
         if let Some((dirty, etag)) = &session {
             let object = Rekeyed { before: etag.clone(), key: new_key.clone(), after: receipt.etag.clone() };
             match dirty.rename(new_key.clone(), Some(object)).await {
@@ -249,6 +250,7 @@ impl Vfs {
                 other => other?,
             }
         }
+        crash::point("rename-session-moved");
         let record = CopyRecord { before, after: receipt.etag, at: receipt.last_modified };
         self.moved(ino, from, to, Some((new_key, &record)));
         if is_taken {
@@ -256,9 +258,11 @@ impl Vfs {
         } else {
             self.rekey_attributes(ino, new_key, Some(&record.after)).await?;
         }
+        crash::point("rename-shown");
         // A session that came back after power loss would be published under the old name again.
         self.write.spill().settle_ends().await?;
         let deleted = self.client.delete_object(old_key).await;
+        crash::point("rename-deleted");
         self.intents.finish(intent);
         if let Err(error) = deleted {
             log::error!("{old_key} was copied to {new_key}, and stands still: {error}");

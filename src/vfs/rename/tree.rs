@@ -14,7 +14,7 @@ use super::super::error::FsError;
 use super::{Place, RenameMode};
 use crate::base::caller::wait;
 use crate::base::time::{micros, now};
-use crate::base::{ObjectKey, SessionId};
+use crate::base::{ObjectKey, SessionId, crash};
 use crate::intent::{IntentRecord, Moved, Phase, TreeMove, Work};
 use crate::oss::{self, ErrorKind};
 use crate::write::{Area, Fence, Rekeyed, WriteError};
@@ -139,6 +139,7 @@ impl Vfs {
                 let moved = tree.copy(begun.id, again).await?;
                 begun.phase = Phase::Deleting { copied_until: moved.latest() };
                 self.intents.write(&begun.record(), begun.durable)?;
+                crash::point("move-switched");
                 Some(moved)
             }
             Phase::Deleting { .. } => None,
@@ -148,13 +149,16 @@ impl Vfs {
         if !std::mem::replace(&mut begun.shown, true) {
             self.relocate(self.path_in(&begun.from), self.path_in(&begun.to), copies);
             self.move_attributes(&begun.from, &begun.to).await?;
+            crash::point("move-shown");
         }
         self.move_sessions(begun, copies).await?;
+        crash::point("move-sessions-moved");
         match (moved, begun.phase) {
             (Some(moved), _) => tree.delete(begun.id, &moved).await?,
             (None, Phase::Deleting { copied_until }) => tree.delete_rest(begun.id, copied_until).await?,
             (None, Phase::Copying) => {}
         }
+        crash::point("move-deleted");
         self.intents.finish(begun.id);
         if let Err(error) = journal.forget_intent(begun.id) {
             log::warn!("{error}");
