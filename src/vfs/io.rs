@@ -11,8 +11,8 @@ use super::error::FsError;
 use super::handles::{Handle, OpenFile};
 use super::opener::{FlushKind, classify};
 use crate::base::caller::wait;
-use crate::base::{ByteRange, ETag};
-use crate::ledger::{Record, crash_point};
+use crate::base::{ByteRange, ETag, crash};
+use crate::ledger::Record;
 use crate::oss::{ObjectKind, ObjectMeta, PutHeaders};
 use crate::read::Reader;
 use crate::spill::Base;
@@ -352,7 +352,7 @@ impl Vfs {
                     self.begin(call);
                 }
                 dirty.keep(CONFLICT).await?;
-                crash_point("deed");
+                crash::point("deed");
                 self.unsettle(dirty.id());
                 if let Some(key) = dirty.key() {
                     self.published_unseen(&key);

@@ -186,6 +186,15 @@ fn check(done: libc::c_int, what: &str) {
     assert_eq!(done, 0, "{what}: {}", io::Error::last_os_error());
 }
 
+/// Does something when it goes, also by a panic.
+pub(crate) struct Finally<F: FnMut()>(pub(crate) F);
+
+impl<F: FnMut()> Drop for Finally<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// Has a child end with the thread that started it.
 pub(crate) fn end_with_parent(command: &mut Command) {
     // SAFETY: prctl is a plain system call, allowed between fork and exec.
