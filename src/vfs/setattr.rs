@@ -254,7 +254,10 @@ impl Vfs {
         let held = self.tree.lock().node(ino).and_then(|node| node.version.clone());
         match held.filter(|version| version.headers.is_some()) {
             Some(version) => Ok(version),
-            None => Ok(Version::of(&self.client.head_object(key).await?)),
+            None => {
+                self.attributes_replayed_at(key).await?;
+                Ok(Version::of(&self.client.head_object(key).await?))
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 //! Kills fall at named points (between what a request has done and its answer), within the first milliseconds of a
 //! worker (`early`), and at random moments under the tools of every day (`tools`).
 
+mod answers;
 mod early;
 mod tools;
 mod trouble;
@@ -10,7 +11,8 @@ mod trouble;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -319,10 +321,20 @@ fn a_request_that_kills_its_workers_is_refused() {
     let Some(bench) = Bench::new() else { return };
     let crash = bench.path("crash");
     let mount = bench.mount_with(&[], &[("_OSSFUSE_CRASH_FILE", crash.as_os_str())]);
-    fs::write(&crash, "abort begun").unwrap();
-    let output = mount.try_sh("mkdir d");
-    assert!(told(&output).contains("Input/output error"), "{}", told(&output));
-    fs::remove_file(&crash).unwrap();
+    // One that only waits meanwhile, and is there at all three deaths, is none of theirs.
+    let content = noise(6, MIB);
+    bench.server.put("slow", &content);
+    bench.server.hold("GetObject", 0);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| fs::read(mount.path("slow")));
+        bench.server.wait_for_held();
+        fs::write(&crash, "abort begun").unwrap();
+        let output = mount.try_sh("mkdir d");
+        assert!(told(&output).contains("Input/output error"), "{}", told(&output));
+        fs::remove_file(&crash).unwrap();
+        bench.server.clear_faults();
+        assert_same(&reader.join().unwrap().unwrap(), &content, "slow");
+    });
     assert_eq!(restarts(&mount), 3);
     assert!(mount.log().contains("has ended three workers"), "{}", mount.log());
     mount.sh("mkdir e; echo works > e/f; cat e/f");
@@ -417,18 +429,172 @@ fn without_resend_the_mount_is_replaced() {
     mount.umount();
 }
 
-/// A ledger that cannot be read costs what was open, and nothing else.
+/// A ledger that cannot be read costs what was open, and nothing else: one of garbage, cut off, empty, or of another
+/// version.
 #[test]
 fn a_damaged_ledger_stops_nothing() {
     let Some(bench) = Bench::new() else { return };
+    let other_version = |mut bytes: Vec<u8>| {
+        bytes[4] += 1;
+        bytes
+    };
+    let damages: [&dyn Fn(Vec<u8>) -> Vec<u8>; 4] =
+        [&|_| noise(5, 4096), &|bytes| bytes[..20].to_vec(), &|_| Vec::new(), &other_version];
     let mount = bench.mount(&[]);
     mount.sh("mkdir d; echo x > d/f");
-    let mut open = fs::File::open(mount.path("d/f")).unwrap();
-    fs::write(bench.state().join("ledger"), noise(5, 4096)).unwrap();
-    replace_worker(&mount);
-    let error = open.read_to_string(&mut String::new()).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
-    drop(open);
-    assert_eq!(mount.sh("cat d/f; echo y > d/g; ls d"), "x\nf\ng\n");
+    for damage in damages {
+        let mut open = fs::File::open(mount.path("d/f")).unwrap();
+        let ledger = bench.state().join("ledger");
+        let bytes = fs::read(&ledger).unwrap();
+        // In its place, as a whole: the worker that still serves goes on with its own.
+        fs::write(ledger.with_extension("new"), damage(bytes)).unwrap();
+        fs::rename(ledger.with_extension("new"), &ledger).unwrap();
+        replace_worker(&mount);
+        let error = open.read_to_string(&mut String::new()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
+        drop(open);
+        assert_eq!(mount.sh("cat d/f; echo y > d/g; ls d"), "x\nf\ng\n");
+    }
     mount.umount();
 }
+
+/// A worker that does nothing any more is replaced; what was asked of it is answered by the next one.
+#[test]
+fn a_worker_that_hangs_is_replaced() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount_with(&[], &[("_OSSFUSE_PING_PATIENCE", "2".as_ref())]);
+    mount.sh("echo before > f");
+    let worker = mount.worker_pid();
+    signal(worker, libc::SIGSTOP);
+    mount.sh("echo after > g; cat f g");
+    wait_until("it is gone", || !is_alive(worker));
+    assert!(mount.log().contains("has not answered for"), "{}", mount.log());
+    assert_eq!(restarts(&mount), 1);
+    mount.umount();
+}
+
+/// One whose every request waits for the service does not hang.
+#[test]
+fn a_worker_that_waits_for_the_service_is_left_alone() {
+    let Some(bench) = Bench::new() else { return };
+    let patience = Duration::from_secs(8);
+    let mount = bench.mount_with(&[], &[("_OSSFUSE_PING_PATIENCE", "8".as_ref())]);
+    mount.sh("mkdir d");
+    let worker = mount.worker_pid();
+    let keys: Vec<String> = (0..32).map(|n| format!("d/{n}")).collect();
+    keys.iter().for_each(|key| bench.server.put(key, key.as_bytes()));
+    for operation in ["GetObject", "HeadObject", "PutObject", "ListObjectsV2"] {
+        mount.sh("ls d > /dev/null");
+        bench.server.hold(operation, 0);
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            for key in &keys {
+                scope.spawn(|| drop(fs::read(mount.path(key))));
+                let new = mount.path(&format!("{key}-new"));
+                scope.spawn(move || drop(fs::write(new, b"new")));
+            }
+            bench.server.wait_for_held();
+            // Two of the four are held for as long as it takes to be taken for hanging.
+            let long = if matches!(operation, "GetObject" | "PutObject") { patience * 3 / 2 } else { Duration::ZERO };
+            wait_until("it was asked for long enough", || begun.elapsed() > long);
+            bench.server.clear_faults();
+        });
+    }
+    assert_eq!((mount.worker_pid(), restarts(&mount)), (worker, 0));
+    mount.umount();
+}
+
+/// What was answered of attributes is seen at once after a death, also where that falls between two notes of it; and
+/// goes along when the file is renamed.
+#[test]
+fn attributes_that_were_set_stay_set() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount_with(&[], &[("_OSSFUSE_CRASH_FILE", bench.path("crash").as_os_str())]);
+    for (name, then) in [("f", "true"), ("g", "mv g moved; mv moved g"), ("h", "mkdir d; mv h d; mv d e; mv e/h h")] {
+        mount.sh(&format!("echo x > {name}; chown 7:8 {name}"));
+        dying_at(&bench, &mount, "attributes-noted", || {
+            mount.sh(&format!("touch -d @5 {name}; {then}; chmod 600 {name}"));
+        });
+        replace_worker(&mount);
+        assert_eq!(mount.sh(&format!("stat -c '%a %u:%g %Y' {name}")), "600 7:8 5\n");
+    }
+    // The kernel knows the name, the worker does not know the file.
+    mount.settle();
+    replace_worker(&mount);
+    mount.sh("echo y > f");
+    mount.umount();
+    let again = bench.mount(&[]);
+    assert_eq!(again.sh("stat -c '%a %u:%g' f; stat -c '%a %u:%g %Y' g h"), "600 7:8\n600 7:8 5\n600 7:8 5\n");
+}
+
+/// Somebody else has the file open for writing, too: what was closed on the local disk goes to the bucket all the same.
+#[test]
+fn what_was_closed_locally_is_sent_by_the_next_worker() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&["--close", "local"]);
+    mount.sh("echo first > f");
+    mount.settle();
+    let open = fs::File::options().read(true).write(true).open(mount.path("f")).unwrap();
+    bench.server.hold("PutObject", 0);
+    mount.sh("echo second > f");
+    replace_worker(&mount);
+    bench.server.clear_faults();
+    wait_until("it is sent", || bench.server.get("f").as_deref() == Some(b"second\n"));
+    drop(open);
+    mount.umount();
+}
+
+/// A close that is interrupted publishes nothing, whoever takes over before the file is let go of.
+#[test]
+fn an_interrupted_close_stays_interrupted() {
+    let Some(bench) = Bench::new() else { return };
+    for of_all in [false, true] {
+        let mount = bench.mount(&[]);
+        bench.server.hold("PutObject", 0);
+        // Another process has the descriptor, so that it is not released with the close.
+        let script = "import os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: None)
+f = os.open('f', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.write(f, b'half')
+if os.fork() == 0:
+    sys.stdin.read()
+    os._exit(0)
+try:
+    os.close(f)
+    print('closed')
+except InterruptedError:
+    print('interrupted', flush=True)
+os.wait()";
+        let mut command = Command::new("python3");
+        command.args(["-c", script]).current_dir(mount.path("")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut writer = command.spawn().unwrap();
+        bench.server.wait_for_held();
+        signal(writer.id(), libc::SIGTERM);
+        let mut said = [0; 11];
+        writer.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"interrupted");
+        let mount = if of_all {
+            mount.kill();
+            drop(writer.stdin.take());
+            drop(writer.wait());
+            bench.server.let_the_dead_go();
+            bench.mount(&[])
+        } else {
+            replace_worker(&mount);
+            drop(writer.stdin.take());
+            assert!(writer.wait().unwrap().success());
+            bench.server.clear_faults();
+            mount
+        };
+        mount.settle();
+        assert_eq!(bench.server.keys(), [""; 0], "of all: {of_all}");
+        let kept = bench.recover_list();
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        let id = kept[0]["id"].as_str().unwrap().to_owned();
+        mount.umount();
+        let state = bench.path("state").display().to_string();
+        let discarded = bench.ossfuse(["recover", "discard", &id, "--state-dir", &state]).output().unwrap();
+        assert!(discarded.status.success(), "{}", told(&discarded));
+    }
+}
+

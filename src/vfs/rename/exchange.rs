@@ -92,6 +92,7 @@ impl Vfs {
 
     async fn side(&self, ino: u64, path: &str) -> Result<Side, FsError> {
         let key = self.file_key(path)?;
+        self.attributes_replayed_at(&key).await?;
         self.send_attributes_at(ino, &key).await?;
         let known = self.tree.lock().node(ino).and_then(|node| node.version.as_ref().map(|v| v.etag.clone()));
         let etag = match known {

@@ -54,7 +54,7 @@ const TAR: Tool = Tool {
 const RSYNC: Tool = Tool {
     name: "rsync",
     prepare: |folder| tree(folder, 120),
-    script: "while again; do rm -rf r; rsync -a $S/tree/ r; test -z \"$(rsync -ain $S/tree/ r)\"; done",
+    script: "while again; do rm -rf r; rsync -a $S/tree/ r; left=$(rsync -ain $S/tree/ r); echo \"$left\"; test -z \"$left\"; done",
     then: "diff -r $S/tree r",
 };
 
