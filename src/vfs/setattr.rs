@@ -73,6 +73,10 @@ impl Vfs {
                 }
                 other => other?,
             };
+            match self.stand(&dirty) {
+                Err(FsError::Write(WriteError::Retired)) => {}
+                other => other?,
+            }
             match self.truncate_dirty(&dirty, size).await {
                 Err(FsError::Write(WriteError::Retired)) => self.pass_retired(&dirty),
                 Err(error) => return Err(error),
