@@ -205,11 +205,13 @@ impl Vfs {
         new: &Attr,
         edit: &(dyn Fn(&mut UserMeta) + Send + Sync),
     ) -> Result<bool, FsError> {
-        let Ok((parent, name, _)) = self.place(ino) else {
+        let Ok((parent, name, path)) = self.place(ino) else {
             // Without a name there is no object to bear it.
             self.tree.lock().node_mut(ino).ok_or(FsError::Stale)?.attr = *new;
             return Ok(true);
         };
+        // Before the place is held: what waits for it to be let go would hold them up.
+        self.attributes_replayed_at(&self.file_key(&path)?).await?;
         let (path, _change) = self.hold_place(parent, &name).await?;
         let key = self.file_key(&path)?;
         let link = self.tree.lock().node(ino).and_then(|node| node.link.clone());
@@ -258,10 +260,7 @@ impl Vfs {
         let held = self.tree.lock().node(ino).and_then(|node| node.version.clone());
         match held.filter(|version| version.headers.is_some()) {
             Some(version) => Ok(version),
-            None => {
-                self.attributes_replayed_at(key).await?;
-                Ok(Version::of(&self.client.head_object(key).await?))
-            }
+            None => Ok(Version::of(&self.client.head_object(key).await?)),
         }
     }
 

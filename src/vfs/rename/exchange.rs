@@ -46,6 +46,9 @@ impl Vfs {
         if first.1 == Kind::Dir || second.1 == Kind::Dir {
             return Err(FsError::Invalid);
         }
+        for place in [one, two] {
+            self.attributes_replayed_at(&self.file_key(&self.child_path(place.parent, place.name)?)?).await?;
+        }
         for _ in 0..TRIES {
             for ino in [first.0, second.0] {
                 if let Some(dirty) = self.dirty_at(ino) {
@@ -92,7 +95,6 @@ impl Vfs {
 
     async fn side(&self, ino: u64, path: &str) -> Result<Side, FsError> {
         let key = self.file_key(path)?;
-        self.attributes_replayed_at(&key).await?;
         self.send_attributes_at(ino, &key).await?;
         let known = self.tree.lock().node(ino).and_then(|node| node.version.as_ref().map(|v| v.etag.clone()));
         let etag = match known {

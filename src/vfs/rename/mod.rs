@@ -96,7 +96,10 @@ impl Vfs {
             if old == new {
                 return Ok(());
             }
-            self.attributes_replayed_at(&self.file_key(&old)?).await?;
+            // Before the fence, which would hold them up.
+            for path in [&old, &new] {
+                self.attributes_replayed_at(&self.file_key(path)?).await?;
+            }
             let fence: Fence = wait(self.write.fences().fence(&[self.key_area(&old), self.key_area(&new)])).await?;
             if self.child_path(from.parent, from.name)? == old && self.child_path(to.parent, to.name)? == new {
                 break (self.file_key(&old)?, self.file_key(&new)?, fence);

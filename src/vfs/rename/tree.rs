@@ -81,6 +81,9 @@ impl Vfs {
             }
             let areas = [&old, &new].map(|path| Area::Tree(self.options.prefix.dir_key(path)));
             self.check_finished(&areas)?;
+            // Before the fence, which would hold them up.
+            self.attributes_replayed_below(&self.options.prefix.dir_key(&old)).await?;
+            self.attributes_replayed_at(&self.file_key(&new)?).await?;
             let fence = wait(self.write.fences().fence(&areas)).await?;
             if self.child_path(from.parent, from.name)? == old && self.child_path(to.parent, to.name)? == new {
                 self.check_finished(&areas)?;
@@ -88,7 +91,6 @@ impl Vfs {
             }
         };
         let keys = (self.options.prefix.dir_key(&old), self.options.prefix.dir_key(&new));
-        self.attributes_replayed_below(&keys.0).await?;
         let mut tree = TreeMove::new(&self.client, self.write.upload().journal(), &keys.0, &keys.1);
         if self.was_begun(call) && tree.survey().await? == 0 {
             // All of it was moved before the process died; only the table does not show it.
