@@ -517,6 +517,50 @@ fn open_files_are_read_on_when_renamed() {
     assert_same(&read(&mount.path("g")), &content, "by its new name");
 }
 
+/// A small file whose name is gone is written by two at once: they write to one and the same.
+#[test]
+fn writers_of_a_file_without_a_name_share_it() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&[]);
+    for round in 0..10 {
+        fs::write(mount.path("f"), noise(round, 1000)).unwrap();
+        let files = [0, 1].map(|_| File::options().read(true).write(true).open(mount.path("f")).unwrap());
+        fs::remove_file(mount.path("f")).unwrap();
+        thread::scope(|scope| {
+            for (at, file) in files.iter().enumerate() {
+                scope.spawn(move || file.write_all_at(&[at as u8 + 1; 100], at as u64 * 500).unwrap());
+            }
+        });
+        let mut wanted = noise(round, 1000);
+        wanted[..100].fill(1);
+        wanted[500..600].fill(2);
+        for mut file in files {
+            assert_same(&reread(&mut file), &wanted, "by either");
+        }
+    }
+    mount.settle();
+    assert_eq!(bench.server.keys(), [""; 0]);
+    mount.umount();
+    assert_eq!(bench.recover_list(), [serde_json::Value::Null; 0]);
+}
+
+/// What a killed writer left goes along with the directory it was written in.
+#[test]
+fn kept_bytes_go_along_with_their_directory() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&[]);
+    mount.sh("mkdir d; echo x > d/g; mkfifo ../never");
+    let mut writer = super::harness::shell(&mount.path("d"), "exec > f; echo half; read < ../../never");
+    let mut writer = writer.spawn().unwrap();
+    wait_until("it is written", || fs::metadata(mount.path("d/f")).is_ok_and(|meta| meta.len() == 5));
+    super::harness::signal(writer.id(), libc::SIGKILL);
+    writer.wait().unwrap();
+    wait_until("it is kept", || bench.recover_list().len() == 1);
+    fs::rename(mount.path("d"), mount.path("e")).unwrap();
+    assert_eq!(bench.recover_list()[0]["key"], "e/f");
+    mount.umount();
+}
+
 #[test]
 fn an_intent_of_a_newer_version_is_refused() {
     let Some(bench) = Bench::new() else { return };
