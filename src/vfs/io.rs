@@ -11,7 +11,7 @@ use super::error::FsError;
 use super::handles::{Handle, OpenFile};
 use super::opener::{FlushKind, classify};
 use crate::base::caller::wait;
-use crate::base::{ByteRange, ETag, crash};
+use crate::base::{ByteRange, ETag};
 use crate::ledger::Record;
 use crate::oss::{ObjectKind, ObjectMeta, PutHeaders};
 use crate::read::Reader;
@@ -352,7 +352,6 @@ impl Vfs {
                     self.begin(call);
                 }
                 dirty.keep(CONFLICT).await?;
-                crash::point("deed");
                 self.unsettle(dirty.id());
                 if let Some(key) = dirty.key() {
                     self.published_unseen(&key);
