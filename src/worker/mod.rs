@@ -174,6 +174,7 @@ fn assemble(
     let spill = SpillStore::open_limited(folder, limit);
     let write = WriteEngine::new(upload, spill, config.writing.part_size, runtime.handle().clone());
     write.hide_under(&config.connection.prefix);
+    write.send_after(config.writing.send_after);
     let mut reading = ReadOptions::new(budget);
     reading.workers = config.reading.download_workers;
     if let Some(rate) = config.connection.limits.download {

@@ -347,7 +347,11 @@ impl DirtyFile {
     pub(super) fn outcomes(&self) -> Option<Outcomes> {
         let state = self.state.lock();
         let jobs = state.jobs().ok()?;
-        let parts = jobs.iter().map(|job| Some((job.number, state.outcome(job)?.clone())));
+        let parts = jobs.iter().map(|job| {
+            let outcome = state.outcome(job)?.clone();
+            let crc64 = outcome.crc64.or_else(|| state.known_sum(job));
+            Some((job.number, PartOutcome { crc64, ..outcome }))
+        });
         Some((state.transfer.clone()?, parts.collect::<Option<Vec<_>>>()?))
     }
 

@@ -17,6 +17,7 @@ mod harness;
 mod limits;
 mod mapping;
 mod meeting;
+mod memory;
 mod metadata;
 mod model;
 mod names;
