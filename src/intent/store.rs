@@ -6,8 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::record::{IntentRecord, Work};
-use crate::base::SessionId;
 use crate::base::time::{micros, now};
+use crate::base::{SessionId, crash};
 use crate::spill::{Layout, RecordError, SpillError};
 
 /// The intents of a mount.
@@ -79,19 +79,24 @@ impl IntentStore {
             if durable {
                 file.sync_data()?;
             }
+            crash::point("intent-writing");
             fs::rename(&temp, &path)?;
             if durable { File::open(self.layout.intents())?.sync_all() } else { Ok(()) }
         };
-        write().map_err(SpillError::io(&path))
+        write().map_err(SpillError::io(&path))?;
+        crash::point("intent-recorded");
+        Ok(())
     }
 
     /// Takes an intent away: its work is done. One that cannot be taken away is found done by the next mount.
     pub fn finish(&self, id: SessionId) {
         let path = self.path(id);
+        crash::point("intent-finishing");
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("{}: {error}", path.display()),
             _ => {}
         }
+        crash::point("intent-finished");
     }
 
     /// What must be on disk for an intent to survive power loss: its file and its folder.

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 pub use record::{CopyRecord, PartRecord, UploadRecord};
 
-use crate::base::{PartNumber, SessionId, UploadId};
+use crate::base::{PartNumber, SessionId, UploadId, crash};
 use record::Versioned;
 
 /// The journal cannot be used.
@@ -205,9 +205,11 @@ impl Trees {
         while let Ok(first) = entries.recv() {
             let mut group = vec![first];
             group.extend(entries.try_iter().take(GROUP_MAX - 1));
+            crash::point("journal-committing");
             if let Err(error) = self.commit(&group) {
                 log::error!("{error}; work that was done may be done again after a crash");
             }
+            crash::point("journal-committed");
             for done in group.into_iter().filter_map(|entry| entry.done) {
                 if done.send(()).is_err() {
                     log::trace!("whoever waited for a record has gone; it stands all the same");

@@ -9,7 +9,7 @@ use futures_util::stream::{self, StreamExt};
 
 use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
 use crate::base::time::{file_stamp, now};
-use crate::base::{ObjectKey, SessionId};
+use crate::base::{ObjectKey, SessionId, crash};
 use crate::oss::{self, ErrorKind, ObjectMeta};
 use crate::spill::{Found, Lease, Phase, RecordError, SessionDir, SpillError};
 use crate::write::{CONFLICT, DirtyFile, Restored, WriteEngine, WriteError};
@@ -88,6 +88,7 @@ impl Replay {
             let carried = carried.get(&session.dir.id()).copied();
             replay.sort_out(session, carried);
         }
+        crash::point("replay-prepared");
         Ok(replay)
     }
 
@@ -208,6 +209,7 @@ fn superseded(found: &[Found]) -> BTreeSet<SessionId> {
 /// Takes up what was sent of a file that is still open, and has its close wait until then. A close that was cut off may
 /// have been done: then there is nothing left of the session.
 async fn resume_open(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: Restored) {
+    let restored_failed = restored.record.error.is_some() && restored.record.phase.is_promised();
     let resumed = async {
         let Some(key) = file.publishable_key() else { return Ok(()) };
         if matches!(restored.record.phase, Phase::Closing | Phase::Completing) {
@@ -222,6 +224,10 @@ async fn resume_open(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: Rest
         log::warn!("{}: {error}; what was sent of it is sent again", file.name());
     }
     file.allow_publication();
+    if restored_failed {
+        // Its close has failed before, and was told that it goes on in the background.
+        file.retry_in_background(PAUSE.0);
+    }
 }
 
 /// Replays the sessions of one key; what is left is to be tried again.
@@ -270,6 +276,7 @@ async fn replay_one(
     let whole = restored.is_whole();
     let (remote, found) =
         if damage.is_some() { (Remote::NotAsked, None) } else { look(engine, &key, file, restored).await? };
+    crash::point("replay-looked");
     if file.is_changed() {
         return left_to_its_writer(file);
     }
@@ -280,11 +287,13 @@ async fn replay_one(
             let name = conflict_name(engine, &key).await?;
             log::warn!("{key}: another client changed it; what was written here is published as {name}");
             file.stand_alone(name).await?;
+            crash::point("replay-beside");
             file.resume_held(restored).await?;
             file.publish().await.map(drop)
         }
         Decision::AlreadyDone => {
             log::info!("{key}: is in the bucket already");
+            crash::point("replay-done");
             match &found {
                 Some(found) => file.conclude_found(found).await,
                 None => Ok(()),
@@ -320,6 +329,7 @@ async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored
         return left_to_its_writer(file);
     }
     log::info!("{}: replay: {taken_up} parts are on the service already", file.name());
+    crash::point("replay-taken-up");
     match file.publish().await {
         Err(WriteError::Stale) => file.keep(CONFLICT).await,
         other => other.map(drop),

@@ -125,6 +125,8 @@ pub struct SessionRecord {
     /// A writer has it open for appending: published even when that writer is killed.
     pub append: bool,
     pub phase: Phase,
+    /// A call that returned has promised already that the file is published, whatever becomes of the close under way.
+    pub was_promised: bool,
     /// Set from closing on: the size of the file, and what its spill files must look like.
     pub size: Option<u64>,
     pub pieces: Vec<PieceNote>,
@@ -192,6 +194,7 @@ impl SessionRecord {
             times: Times::default(),
             append: false,
             phase: Phase::Open,
+            was_promised: false,
             size: None,
             pieces: Vec::new(),
             completing: None,
@@ -255,6 +258,7 @@ mod tests {
             times: Times { stored: true, mtime: Some(SystemTime::UNIX_EPOCH), atime: None },
             append: true,
             phase: Phase::Kept("writer killed".into()),
+            was_promised: true,
             size: Some(9),
             pieces: vec![PieceNote { index: 0, len: 9, crc64: None }],
             completing: Some(8),

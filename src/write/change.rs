@@ -5,9 +5,9 @@ use std::time::SystemTime;
 
 use super::file::{DirtyFile, Step};
 use super::{Published, WriteError};
-use crate::base::caller::wait;
+use crate::base::caller::{Caller, wait};
 use crate::base::time::now;
-use crate::base::{ByteRange, ETag, ObjectKey, SessionId};
+use crate::base::{ByteRange, ETag, ObjectKey, SessionId, crash};
 use crate::spill::{HeaderRecord, Phase, SessionDir, SpillError, Times};
 
 /// An object that this program itself has copied elsewhere.
@@ -84,8 +84,10 @@ impl DirtyFile {
         let Some(dir) = self.state.lock().dir.clone() else { return Ok(()) };
         self.state.lock().record.cut = Some(size);
         let noted = self.rewrite_record_first();
+        crash::point("cut-noted");
         // Also where it could not be noted: in memory the bytes are gone, and must not come back as a hole is made.
         apply_cut(&dir, void)?;
+        crash::point("cut-applied");
         noted?;
         self.state.lock().record.cut = None;
         self.rewrite_record()
@@ -218,12 +220,32 @@ impl DirtyFile {
         state.killed
     }
 
-    /// The same for a writer whose close was interrupted.
-    pub fn mark_interrupted(&self) -> bool {
-        let mut state = self.state.lock();
-        let promised = state.was_promised || state.record.phase == Phase::Synced;
-        state.killed = !state.record.append && !promised && state.retired.is_none();
-        state.killed
+    /// The close of a writer was interrupted while `publication` was under way for it. Unless the bytes are published
+    /// whatever becomes of that writer, it ends, and the session file calls the file closed no more: the release that
+    /// follows keeps the session, whichever process it comes to.
+    pub(super) fn take_close_back(&self, publication: &Caller) {
+        {
+            let mut state = self.state.lock();
+            let promised = state.record.was_promised || state.record.phase == Phase::Synced;
+            state.killed = !state.record.append && !promised && state.retired.is_none();
+            if !state.killed {
+                return;
+            }
+        }
+        // First: what is under way does not say closed again after this.
+        publication.interrupt();
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            if !state.is_closed() || state.retired.is_some() || state.ended {
+                return;
+            }
+            state.record.phase = Phase::Open;
+            (state.record.size, state.record.pieces) = (None, Vec::new());
+        }
+        if let Err(error) = self.rewrite_record() {
+            log::error!("{}: {error}", self.name());
+        }
     }
 
     pub fn is_killed(&self) -> bool {
@@ -253,6 +275,7 @@ impl DirtyFile {
             (dir, state.take_unsynced(), state.record.clone())
         };
         let result = dir.sync_pieces(&pieces).and_then(|()| dir.write_record(&record, true));
+        crash::point("synced");
         if result.is_err() {
             self.state.lock().put_unsynced(&pieces);
         }
@@ -419,7 +442,10 @@ impl DirtyFile {
             state.lease.leave_behind();
         }
         log::warn!("{}: not published, kept as session {}: {reason}", self.name(), self.id());
-        self.rewrite_record()
+        self.rewrite_record()?;
+        // What was sent of it stays noted: `recover` may go on with that.
+        self.engine.let_go(self.id());
+        Ok(())
     }
 
     /// As [`Self::keep`], where nobody waits to be told: who observes is.

@@ -14,7 +14,7 @@ use super::state::{Piece, Running, State};
 use super::{WriteEngine, WriteError};
 use crate::base::caller::wait;
 use crate::base::time::{micros, now};
-use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId};
+use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId, crash};
 use crate::oss::PutHeaders;
 use crate::spill::{Base, Filling, HeaderRecord, Lease, Phase, SessionDir, SessionRecord, Times};
 use crate::upload::{Plan, Transfer};
@@ -234,7 +234,9 @@ impl DirtyFile {
         let mut done = Vec::with_capacity(targets.len());
         for mut target in targets {
             if result.is_ok() {
+                crash::point("spill-writing");
                 result = target.write(data, range);
+                crash::point("spill-written");
             }
             done.push(target);
         }
@@ -358,6 +360,7 @@ impl DirtyFile {
             let bytes = &data[(replaced.start - range.start) as usize..(replaced.end - range.start) as usize];
             file.write_all_at(bytes, replaced.start - piece_start)
                 .map_err(|source| crate::spill::SpillError::Io { path: dir.piece_path(index), source })?;
+            crash::point("piece-replacing");
             dir.install_piece(index, Filling::Written)?;
         }
         self.engine.spare_descriptors();
@@ -440,6 +443,7 @@ impl DirtyFile {
     /// Sends a full part while the writing goes on. What fails here is sent again when the file is finished.
     pub(super) fn send_in_background(self: &Arc<Self>, number: PartNumber) {
         let file = self.clone();
+        crash::point("part-queued");
         self.engine.0.runtime.spawn(async move {
             if let Err(error) = file.send_part(number).await {
                 log::warn!("part {number} of {}: {error}; it is sent again at the end", file.name());

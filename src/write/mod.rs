@@ -231,8 +231,13 @@ impl WriteEngine {
         self.0.live.lock().insert(file.id(), file.clone());
     }
 
-    fn unregister(&self, id: SessionId) {
+    /// Lets go of a session that was kept: from here on it lives on disk alone.
+    fn let_go(&self, id: SessionId) {
         self.0.live.lock().remove(&id);
+    }
+
+    fn unregister(&self, id: SessionId) {
+        self.let_go(id);
         if let Err(error) = self.0.upload.journal().forget(id) {
             log::warn!("{error}");
         }

@@ -119,8 +119,6 @@ pub(super) struct State {
     pub(super) base_seen: Option<Instant>,
     /// It was closed on the local disk, and all of it survives power loss as long as it is closed.
     pub(super) closed_locally: bool,
-    /// Before it was closed the last time, a returned call had promised already that it would be published.
-    pub(super) was_promised: bool,
     /// Nothing is known to stand at its name, and nothing may be replaced there unseen.
     pub(super) if_taken: Option<IfTaken>,
     /// A writer was killed: the release that follows keeps the session and does not publish it.
@@ -157,7 +155,6 @@ impl State {
             last_change: at,
             base_seen: None,
             closed_locally: false,
-            was_promised: false,
             if_taken: None,
             killed: false,
         }

@@ -14,7 +14,7 @@ use super::{Place, relocate, stale};
 use crate::base::caller::wait;
 use crate::base::limits::PRIVATE_DIR;
 use crate::base::time::{micros, now};
-use crate::base::{ETag, ObjectKey, SessionId};
+use crate::base::{ETag, ObjectKey, SessionId, crash};
 use crate::intent::{IntentRecord, Swap, Work, copy_any};
 use crate::journal::CopyRecord;
 use crate::ledger::Effect;
@@ -45,6 +45,9 @@ impl Vfs {
         }
         if first.1 == Kind::Dir || second.1 == Kind::Dir {
             return Err(FsError::Invalid);
+        }
+        for place in [one, two] {
+            self.attributes_replayed_at(&self.file_key(&self.child_path(place.parent, place.name)?)?).await?;
         }
         for _ in 0..TRIES {
             for ino in [first.0, second.0] {
@@ -118,6 +121,7 @@ impl Vfs {
         self.begin(call);
         let swap = Swap::Swapping { one: one.etag.clone(), two: two.etag.clone() };
         self.intents.write(&IntentRecord { id: intent, work: work(swap.clone()) }, true)?;
+        crash::point("exchange-saved");
         self.rekey_reader(one.ino, &one.etag, &hidden, &saved.etag);
         match self.swap(call, (one, two), &hidden, &saved.etag).await {
             Ok(()) => {
@@ -139,10 +143,13 @@ impl Vfs {
         saved: &ETag,
     ) -> Result<(), FsError> {
         let second = self.copy_version(&two.key, &one.key, &two.etag).await.map_err(stale)?;
+        crash::point("exchange-one-copied");
         self.rekey_reader(two.ino, &two.etag, &one.key, &second.etag);
         let first = self.copy_version(hidden, &two.key, saved).await.map_err(stale)?;
+        crash::point("exchange-both-copied");
         self.rekey_reader(one.ino, saved, &two.key, &first.etag);
         self.exchanged(call, (one, &first), (two, &second)).await?;
+        crash::point("exchange-shown");
         Ok(self.client.delete_object(hidden).await?)
     }
 
