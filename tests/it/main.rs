@@ -11,6 +11,7 @@ mod counts;
 mod crash;
 mod credentials;
 mod doctor;
+mod enumerated;
 mod faults;
 mod handover;
 mod harness;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub(crate) use mount::{Mount, is_alive, is_mounted};
+pub(crate) use mount::{Mount, detach as unmount_lazily, is_alive, is_mounted};
 pub(crate) use server::{BUCKET, Counts, Server};
 
 /// Longest that anything here is waited for.

@@ -213,7 +213,8 @@ pub(super) fn mount_points() -> Vec<PathBuf> {
     mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
 }
 
-pub(super) fn detach(path: &Path) {
+/// Takes a mount away, whoever uses it.
+pub(crate) fn detach(path: &Path) {
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
     // SAFETY: a terminated string that lives through the call. That nothing is there any more is fine.
     unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
