@@ -247,7 +247,7 @@ async fn give_up_upload(engine: &UploadEngine, id: SessionId) {
     match engine.journal().upload_of(id) {
         Ok(None) => {}
         Ok(Some((upload, _))) => {
-            if let Some(transfer) = Transfer::resume(engine.clone(), id, &upload) {
+            if let Some(transfer) = Transfer::resume(engine.clone(), id, &upload, false) {
                 transfer.abort().await;
             }
             if let Err(error) = engine.journal().forget(id) {

@@ -12,7 +12,7 @@ use crate::base::time::{file_stamp, now};
 use crate::base::{ObjectKey, SessionId, crash};
 use crate::oss::{self, ErrorKind, ObjectMeta};
 use crate::spill::{Found, Lease, Phase, RecordError, SessionDir, SpillError};
-use crate::write::{CONFLICT, DirtyFile, Restored, WriteEngine, WriteError};
+use crate::write::{CONFLICT, DirtyFile, IfTaken, Restored, WriteEngine, WriteError};
 
 /// The pause before a service that did not answer is asked again, doubled up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -148,6 +148,10 @@ impl Replay {
                     file.hold_publication();
                     self.open.push((file, restored));
                 } else {
+                    // Who comes first between the look and the publication is not replaced: the next look finds it.
+                    if !self.released.contains(&id) && file.base().is_none() && file.replaces().is_none() {
+                        file.expect_new(IfTaken::Fail);
+                    }
                     self.pending.push((file, restored));
                 }
             }

@@ -13,7 +13,7 @@ use crate::base::limits::PRIVATE_DIR;
 use crate::base::{ETag, ObjectKey, PartNumber, SessionId, UploadId};
 
 /// The version written; older ones are read, newer ones refused.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Objects of zeros of one session at most, each a multiple of the one before.
 const ZERO_LEVELS: u32 = 3;
 const FRAME: Frame = Frame { magic: b"OSFS", version: VERSION };
@@ -102,6 +102,16 @@ pub struct HeldUpload {
     pub parts: Vec<HeldPart>,
 }
 
+/// What becomes of a new file at whose name another client has put an object meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IfTaken {
+    /// It must be new (`O_EXCL`): its publication fails.
+    Fail,
+    /// It was opened to go on with what is there: what was appended goes behind the object, a file that was not
+    /// written at all is that object. What was written from the start on replaces it.
+    Join,
+}
+
 /// The content of a session file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
@@ -141,6 +151,8 @@ pub struct SessionRecord {
     pub checkpoints: u32,
     /// Objects of zeros may stand, to be copied from, at keys that begin with this one: see [`Self::zero_keys`].
     pub zeros: Option<ObjectKey>,
+    /// Nothing is known to stand at its name, and nothing may be replaced there unseen.
+    pub if_taken: Option<IfTaken>,
 }
 
 /// Why a session file cannot be read.
@@ -198,6 +210,7 @@ impl SessionRecord {
             upload: None,
             checkpoints: 0,
             zeros: None,
+            if_taken: None,
         }
     }
 
@@ -269,6 +282,7 @@ mod tests {
             }),
             checkpoints: 1,
             zeros: Some(ObjectKey::parse(".ossfuse-tmp/x.zeros").unwrap()),
+            if_taken: Some(IfTaken::Join),
         }
     }
 

@@ -306,7 +306,7 @@ impl DirtyFile {
             transfer = if state.hidden { None } else { state.let_go() };
             // What stands at another name is looked at by whoever gives it.
             if state.record.key != key {
-                state.if_taken = None;
+                state.record.if_taken = None;
             }
             state.record.key = key;
             if let Some(object) = object {

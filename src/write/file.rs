@@ -613,12 +613,17 @@ impl State {
                 true => engine.hidden_key(self.record.id, self.record.checkpoints)?,
                 false => self.record.key.clone()?,
             };
-            let forbid_overwrite = self.if_taken.is_some() && !self.hidden;
+            let forbid_overwrite = self.must_be_new(&key);
             let headers = PutHeaders { forbid_overwrite, ..self.multipart_headers() };
             let upload = engine.0.upload.clone();
             self.transfer = Some(Arc::new(Transfer::new(upload, self.record.id, key, headers, self.record.piece_size)));
         }
         self.transfer.clone()
+    }
+
+    /// Whether what is completed at `key` may only be completed where nothing stands there.
+    pub(super) fn must_be_new(&self, key: &ObjectKey) -> bool {
+        self.record.if_taken.is_some() && !self.record.owns(key)
     }
 
     /// Whether the session file still describes the file as it was closed.

@@ -37,7 +37,7 @@ pub use file::{DirtyFile, Segment, Step};
 pub use publish::{CONFLICT, Published};
 pub use restore::Restored;
 pub use sparse::Seek;
-pub use state::IfTaken;
+pub use crate::spill::IfTaken;
 pub use status::FileStatus;
 
 use crate::base::caller::Cut;

@@ -218,7 +218,7 @@ impl DirtyFile {
             let mut state = self.state.lock();
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
             let body = SpillBody::new(state.dir.clone(), state.record.piece_size, ByteRange::new(0, state.size));
-            (key, body, state.put_headers(), state.let_go(), state.if_taken.is_some())
+            (key, body, state.put_headers(), state.let_go(), state.record.if_taken.is_some())
         };
         self.give_up(transfer);
         if self.state.lock().uses_base() {
@@ -243,7 +243,7 @@ impl DirtyFile {
             let mut state = self.state.lock();
             let base = state.record.base.clone().ok_or(WriteError::Retired)?;
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
-            (key, base, state.put_headers(), state.let_go(), state.if_taken.is_some())
+            (key, base, state.put_headers(), state.let_go(), state.record.if_taken.is_some())
         };
         self.give_up(transfer);
         if base.size > COPY_BYTES_MAX && headers.storage_class.is_some() {

@@ -184,7 +184,7 @@ impl Check<'_> {
     /// Uploads of kept sessions stand. One whose id nobody lived to note does too, until somebody aborts it: it has no
     /// parts.
     fn uploads_are_known(&self, process: &Process<'_, '_>) -> bool {
-        let owned = process.owned_uploads();
+        let Some(owned) = process.owned_uploads() else { return false };
         let unknown: Vec<_> = self.rig.uploads().into_iter().filter(|(_, id, _)| !owned.contains(id)).collect();
         unknown.iter().all(|(.., parts)| *parts == 0) && unknown.len() <= 1 + usize::from(self.case.again.is_some())
     }

@@ -246,9 +246,9 @@ impl Process<'_, '_> {
     }
 
     /// The uploads that belong to its sessions.
-    pub(super) fn owned_uploads(&self) -> Vec<String> {
-        match self.ask(&Request::OwnedUploads) {
-            Some(Response::OwnedUploads { upload_ids, .. }) => upload_ids,
+    pub(super) fn owned_uploads(&self) -> Option<Vec<String>> {
+        match self.ask(&Request::OwnedUploads)? {
+            Response::OwnedUploads { upload_ids, .. } => Some(upload_ids),
             other => panic!("{other:?}"),
         }
     }
