@@ -187,6 +187,18 @@ impl SessionRecord {
         }
     }
 
+    /// Goes to the name that it was `found` with, and edits or replaces there what it did then.
+    pub fn return_to(&mut self, found: &Self) {
+        (self.key, self.replaces, self.if_taken) = (found.key.clone(), found.replaces.clone(), found.if_taken);
+        if self.checkpoints == found.checkpoints {
+            (self.base, self.origin) = (found.base.clone(), found.origin.clone());
+            (self.base_valid, self.extent) = (found.base_valid, found.extent);
+        } else {
+            // It was completed at a key of the program's own meanwhile, and goes on from there.
+            self.origin = found.visible_base().cloned();
+        }
+    }
+
     /// A session at its very beginning.
     pub fn new(id: SessionId, key: impl Into<Option<ObjectKey>>, piece_size: u64, base: Option<Base>) -> Self {
         Self {

@@ -9,7 +9,7 @@ use super::{Published, WriteError};
 use crate::base::caller::wait;
 use crate::base::time::now;
 use crate::base::{ByteRange, ETag, ObjectKey, crash};
-use crate::spill::{HeaderRecord, Phase, SessionDir, SpillError, Times};
+use crate::spill::{HeaderRecord, Phase, SessionDir, SessionRecord, SpillError, Times};
 
 /// An object that this program itself has copied elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -398,6 +398,29 @@ impl DirtyFile {
         }
         log::warn!("{}: not published, kept as session {}: {reason}", self.name(), self.id());
         self.rewrite_record()
+    }
+
+    /// Ends a session that was taken up from the disk and could not be published, as it was `found`: under its own name,
+    /// with the promise that it had. Whoever looks at the folder next finds it.
+    pub async fn put_back(&self, found: &SessionRecord) -> Result<(), WriteError> {
+        let _one = self.publishing.lock().await;
+        let _gate = self.close_gate().await;
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            if state.retired.is_some() || state.ended {
+                return Ok(());
+            }
+            state.ended = true;
+            if !(found.phase.is_promised() && state.is_closed()) {
+                state.record.phase = found.phase.clone();
+            }
+            (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
+            state.record.return_to(found);
+            state.lease.leave_behind();
+        }
+        self.engine.leave(self.id());
+        self.rewrite_promise()
     }
 
     /// As [`Self::keep`], where nobody waits to be told: who observes is.

@@ -31,13 +31,13 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+pub use crate::spill::IfTaken;
 pub use change::Rekeyed;
 pub use fence::{Area, Change, Fence, Fences};
 pub use file::{DirtyFile, Segment, Step};
 pub use publish::{CONFLICT, Published};
 pub use restore::Restored;
 pub use sparse::Seek;
-pub use crate::spill::IfTaken;
 pub use status::FileStatus;
 
 use crate::base::caller::Cut;
@@ -188,6 +188,11 @@ impl WriteEngine {
 
     fn register(&self, file: &Arc<DirtyFile>) {
         self.0.live.lock().insert(file.id(), file.clone());
+    }
+
+    /// A session is nobody's here any more, and stays on the disk with all that is known of it.
+    fn leave(&self, id: SessionId) {
+        self.0.live.lock().remove(&id);
     }
 
     fn unregister(&self, id: SessionId) {

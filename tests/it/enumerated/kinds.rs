@@ -7,8 +7,9 @@ use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
-use super::rig::{Object, State};
+use super::rig::{DEADLINE, LOOK, Object, State};
 use crate::harness::{KIB, noise};
 
 /// Bytes that are written by one call.
@@ -73,6 +74,24 @@ impl Site {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// Waits until parts of a file that is being written are on their way.
+    fn wait_for_upload(&self, name: &str) -> io::Result<()> {
+        let path = std::ffi::CString::new(self.path(name).into_os_string().into_encoded_bytes())?;
+        let mut value = [0_u8; 64];
+        let begun = Instant::now();
+        while !value.starts_with(b"uploading") && begun.elapsed() < DEADLINE {
+            // SAFETY: a terminated string, and a buffer of this length that lives through the call.
+            let len = unsafe {
+                libc::getxattr(path.as_ptr(), c"user.ossfuse.state".as_ptr(), value.as_mut_ptr().cast(), value.len())
+            };
+            if len < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -309,6 +328,21 @@ pub(super) const KINDS: &[Kind] = &[
             file.write_all_at(b"changed", 150 << 10)?;
             fs::rename(site.path("f"), site.path("g"))?;
             site.promise();
+            site.close(file)?;
+            site.promise();
+            Ok(())
+        },
+        only: &[],
+    },
+    Kind {
+        name: "a rename of a large file that is being written",
+        options: &[],
+        states: || vec![BTreeMap::new(), state([("g", new(LARGE))])],
+        work: |site| {
+            let file = File::create(site.path("f"))?;
+            site.write(&file, 0, &new(LARGE))?;
+            site.wait_for_upload("f")?;
+            fs::rename(site.path("f"), site.path("g"))?;
             site.close(file)?;
             site.promise();
             Ok(())

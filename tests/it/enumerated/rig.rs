@@ -18,8 +18,8 @@ use ossfuse::replay::list_offline;
 use crate::harness::{BUCKET, Bench, Mount, end_with_parent, is_mounted, unmount_lazily};
 
 /// Longest that anything here is waited for.
-const DEADLINE: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(2);
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const LOOK: Duration = Duration::from_millis(2);
 
 /// What a bucket holds: size, CRC64 and mode (where it matters) by key.
 pub(super) type State = BTreeMap<String, Object>;
@@ -33,6 +33,10 @@ pub(super) struct Object {
 impl Object {
     pub(super) fn new(bytes: Vec<u8>) -> Self {
         Self { bytes, mode: None }
+    }
+
+    pub(super) fn has(&self, bytes: &[u8]) -> bool {
+        self.bytes == bytes
     }
 
     pub(super) fn with_mode(self, mode: u32) -> Self {
@@ -56,6 +60,7 @@ pub(super) struct Rig<'b> {
     path: PathBuf,
     options: Vec<String>,
     log: PathBuf,
+    supervised: bool,
 }
 
 /// A process that serves the mount.
@@ -73,7 +78,13 @@ impl<'b> Rig<'b> {
         }
         let path = bench.folder(&format!("mnt-{prefix}"));
         let log = path.with_extension("log");
-        Self { bench, prefix, path, options, log }
+        Self { bench, prefix, path, options, log, supervised: false }
+    }
+
+    /// The same, whose mounts outlive the process that serves them.
+    pub(super) fn supervised(mut self) -> Self {
+        self.supervised = true;
+        self
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -111,7 +122,8 @@ impl<'b> Rig<'b> {
         let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
         let mut command = Mount::command(self.bench, &spec, &self.path, &options);
         let log = fs::File::options().append(true).create(true).open(&self.log).unwrap();
-        command.args(["--foreground", "--no-supervisor"]).env("_OSSFUSE_CRASH_FILE", self.arm_file());
+        command.arg("--foreground").args((!self.supervised).then_some("--no-supervisor"));
+        command.env("_OSSFUSE_CRASH_FILE", self.arm_file());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         end_with_parent(&mut command);
         let mut process = Process { rig: self, child: command.spawn().unwrap() };
