@@ -238,7 +238,7 @@ async fn give_up_useless(engine: &UploadEngine, restored: &Restored) {
 }
 
 /// Gives up the upload that the journal knows of a session. One that cannot be given up stays in the bucket: logged.
-async fn give_up_upload(engine: &UploadEngine, id: SessionId) {
+pub(super) async fn give_up_upload(engine: &UploadEngine, id: SessionId) {
     match engine.journal().upload_of(id) {
         Ok(None) => {}
         Ok(Some((upload, _))) => {

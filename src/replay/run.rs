@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 
 use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
+use super::recover::give_up_upload;
 use crate::base::time::{file_stamp, now};
 use crate::base::{ObjectKey, SessionId, crash};
 use crate::oss::{self, ErrorKind, ObjectMeta};
@@ -50,6 +51,8 @@ pub struct Replay {
     open: Vec<(Arc<DirtyFile>, Restored)>,
     /// Those among `pending` that were acknowledged by a process before this one, of the same mount.
     released: BTreeSet<SessionId>,
+    /// Those that are over, and of which the journal knows an upload still.
+    gone: Vec<SessionId>,
 }
 
 impl Replay {
@@ -75,7 +78,8 @@ impl Replay {
             return Err(ReplayError::Newer(newer.dir.id().to_string()));
         }
         let (pending, open, released) = Default::default();
-        let mut replay = Self { engine: engine.clone(), mode, pending, open, released };
+        let gone = gone_sessions(engine, &found);
+        let mut replay = Self { engine: engine.clone(), mode, pending, open, released, gone };
         for session in found {
             let carried = carried.get(&session.dir.id()).copied();
             replay.sort_out(session, carried);
@@ -113,7 +117,7 @@ impl Replay {
         };
         let kind = Record::of(&record.phase, record.key.is_some());
         let id = found.dir.id();
-        match carried.filter(|_| kind != Record::Kept) {
+        match carried.filter(|_| kind != Record::Kept && record.phase != Phase::Over) {
             Some(Carried::Released) if kind == Record::Promised => {
                 self.released.insert(id);
                 return self.take_up(found.dir, record, false);
@@ -167,6 +171,9 @@ impl Replay {
             self.engine.runtime().spawn(async move { resume_open(&engine, &file, restored).await });
         }
         let (engine, mode, released) = (&self.engine, self.mode, &self.released);
+        for session in &self.gone {
+            give_up_upload(engine.upload(), *session).await;
+        }
         let mut pending = self.pending;
         let mut pause = PAUSE.0;
         loop {
@@ -187,6 +194,15 @@ impl Replay {
             pause = (pause * 2).min(PAUSE.1);
         }
     }
+}
+
+/// The sessions whose folders are gone, and whose uploads may not be.
+fn gone_sessions(engine: &WriteEngine, found: &[Found]) -> Vec<SessionId> {
+    let known = engine.upload().journal().sessions().unwrap_or_else(|error| {
+        log::warn!("{error}");
+        Vec::new()
+    });
+    known.into_iter().filter(|session| !found.iter().any(|found| found.dir.id() == *session)).collect()
 }
 
 /// Takes up what was sent of a file that is still open, and has its close wait until then. A close that was cut off may

@@ -41,6 +41,8 @@ pub enum Phase {
     Completing,
     /// Not to be published by itself.
     Kept(String),
+    /// Published or discarded; what it has in the bucket at keys of the program's own is still to go.
+    Over,
 }
 
 impl Phase {

@@ -73,6 +73,8 @@ impl Vfs {
                 }
                 other => other?,
             };
+            // The next worker goes on with this session: no handle tells it.
+            self.commit();
             match self.truncate_dirty(&dirty, size).await {
                 Err(FsError::Write(WriteError::Retired)) => self.pass_retired(&dirty),
                 Err(error) => return Err(error),

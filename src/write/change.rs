@@ -313,11 +313,6 @@ impl DirtyFile {
                 state.record.follow(&object.before, &object.key, &object.after);
             }
         }
-        if transfer.is_some()
-            && let Err(error) = self.engine.0.upload.journal().forget(self.id())
-        {
-            log::warn!("{error}");
-        }
         self.give_up(transfer);
         self.changed.notify_waiters();
         self.rewrite_promise()
@@ -357,7 +352,7 @@ impl DirtyFile {
             }
         }
         self.state.lock().give_back();
-        self.engine.unregister(self.id());
+        self.end_here();
         // Where it was promised to survive power loss, so is its end.
         self.engine.spill().settle_ends().await?;
         Ok(None)
@@ -375,7 +370,7 @@ impl DirtyFile {
             state.ended = true;
         }
         log::error!("{}: not published: {reason}", self.name());
-        self.engine.unregister(self.id());
+        self.end_here();
         true
     }
 

@@ -194,11 +194,4 @@ impl WriteEngine {
     fn leave(&self, id: SessionId) {
         self.0.live.lock().remove(&id);
     }
-
-    fn unregister(&self, id: SessionId) {
-        self.0.live.lock().remove(&id);
-        if let Err(error) = self.0.upload.journal().forget(id) {
-            log::warn!("{error}");
-        }
-    }
 }

@@ -4,6 +4,7 @@
 //! round, then they wait: what is published is the file at one instant.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::WriteError;
@@ -352,7 +353,27 @@ impl DirtyFile {
     pub(super) fn give_up(&self, transfer: Option<Arc<Transfer>>) {
         let Some(transfer) = transfer else { return };
         self.changed.notify_waiters();
-        self.engine.runtime().spawn(async move { transfer.abort().await });
+        // Known until it is gone: whoever comes after a crash gives it up then.
+        self.giving_up.store(true, Ordering::SeqCst);
+        let (engine, id) = (self.engine.clone(), self.id());
+        self.engine.runtime().spawn(async move {
+            transfer.abort().await;
+            if let Some(upload) = transfer.id()
+                && let Err(error) = engine.upload().journal().forget_upload(id, upload.clone())
+            {
+                log::warn!("{error}");
+            }
+        });
+    }
+
+    /// The session is over, and so is all that is known of what was sent of it.
+    pub(super) fn end_here(&self) {
+        self.engine.leave(self.id());
+        if !self.giving_up.load(Ordering::SeqCst)
+            && let Err(error) = self.engine.upload().journal().forget(self.id())
+        {
+            log::warn!("{error}");
+        }
     }
 
     pub(super) fn forget_upload(&self, transfer: &Arc<Transfer>) {
@@ -451,7 +472,7 @@ impl DirtyFile {
             crash::point("done-noted");
             self.state.lock().give_back();
         }
-        self.engine.unregister(self.id());
+        self.end_here();
         self.engine.tell(self.id(), Some(&published));
         crash::point("retired");
         Some((published, left))

@@ -156,9 +156,8 @@ fn killed(bench: &Bench, case: &Case) -> Result<(bool, bool), String> {
         }
     }
     let mut process = rig.start().expect("nobody dies any more");
-    let end = process.settle(|process| check.is_settled(process));
-    if end != Some(End::Alive) {
-        return check.fail("the last mount does not settle");
+    if process.settle(|process| check.is_settled(process)) != Some(End::Alive) {
+        return check.unsettled(&process);
     }
     check.hold()?;
     process.kill();
@@ -209,6 +208,11 @@ impl Check<'_> {
             return self.fail(&format!("kept, and published as well: {kept:?}"));
         }
         Ok(())
+    }
+
+    fn unsettled<T>(&self, process: &Process<'_, '_>) -> Result<T, String> {
+        let status = process.status().map(|status| (status.pending, status.open_handles, status.uploads));
+        self.fail(&format!("the mount does not settle: {status:?}"))
     }
 
     fn fail<T>(&self, why: &str) -> Result<T, String> {
@@ -318,7 +322,7 @@ fn unnoticed(bench: &Bench, case: &Case) -> Result<bool, String> {
         rig.holds(&states[states.len() - 1]) && rig.leftovers().is_empty() && check.uploads_are_known(process)
     };
     if process.settle(is_done) != Some(End::Alive) {
-        return check.fail("the mount does not settle");
+        return check.unsettled(&process);
     }
     if !rig.kept().is_empty() {
         return check.fail("something was kept");
