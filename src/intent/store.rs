@@ -35,6 +35,7 @@ impl IntentStore {
             let path = entry.map_err(SpillError::io(&folder))?.path();
             if path.extension().is_some() {
                 // A file that was being written: the one that it was to replace holds.
+                fs::remove_file(&path).map_err(SpillError::io(&path))?;
                 continue;
             }
             let bytes = fs::read(&path).map_err(SpillError::io(&path))?;
@@ -125,8 +126,11 @@ mod tests {
         let (one, two) = (store.begin(work.clone(), true).unwrap(), store.begin(work, false).unwrap());
         store.finish(one.id);
         fs::write(folder.layout().intents().join("bad"), "garbage").unwrap();
+        let half = folder.layout().intents().join("half.tmp");
+        fs::write(&half, "half").unwrap();
         let (_, left) = IntentStore::open(folder.layout()).unwrap();
         assert_eq!(left, [two]);
         assert!(folder.layout().quarantine().join("bad.intent").exists());
+        assert!(!half.exists(), "what was being written when a process died is swept");
     }
 }

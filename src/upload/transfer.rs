@@ -175,9 +175,15 @@ impl Transfer {
         }
     }
 
-    /// A transfer that an earlier process began; `None` where its headers cannot be read.
-    pub fn resume(engine: UploadEngine, session: SessionId, upload: &UploadRecord) -> Option<Self> {
-        let headers = decode_headers(&upload.headers)?;
+    /// A transfer that an earlier process began; `None` where its headers cannot be read. With `forbid_overwrite` it
+    /// completes only where nothing stands at its key.
+    pub fn resume(
+        engine: UploadEngine,
+        session: SessionId,
+        upload: &UploadRecord,
+        forbid_overwrite: bool,
+    ) -> Option<Self> {
+        let headers = PutHeaders { forbid_overwrite, ..decode_headers(&upload.headers)? };
         let transfer = Self::new(engine, session, upload.key.clone(), headers, upload.part_size);
         Some(transfer.begun(upload.upload_id.clone()))
     }

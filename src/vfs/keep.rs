@@ -39,7 +39,6 @@ pub(super) struct Parting {
     key: ObjectKey,
     open: Option<Arc<OpenFile>>,
     dirty: Option<Arc<DirtyFile>>,
-    in_use: bool,
     /// The bucket may hold an object under its name.
     sent: bool,
     /// The version of that, where it is known.
@@ -83,7 +82,7 @@ impl Vfs {
         let sent = dirty.is_none() || version.is_some() || known.is_some();
         let at_name = known.or_else(|| version.as_ref().map(|version| version.etag.clone()));
         let open = open.filter(|_| in_use);
-        let mut parting = Parting { key: key.clone(), open, dirty, in_use, sent, version: at_name };
+        let mut parting = Parting { key: key.clone(), open, dirty, sent, version: at_name };
         let Some(open) = parting.open.clone() else { return Ok(parting) };
         if open.state.lock().unlinked {
             // A process before this one has come so far.
@@ -136,7 +135,16 @@ impl Vfs {
 
     /// The name is gone, or another file's.
     pub(super) async fn parted(&self, parting: Parting) -> Result<(), FsError> {
-        if let Some(dirty) = parting.dirty.filter(|_| !parting.in_use) {
+        let mut kept = None;
+        if let Some(open) = &parting.open {
+            let mut state = open.state.lock();
+            if state.handles > 0 {
+                return Ok(());
+            }
+            // The last one was released before it could see that the name goes.
+            kept = state.kept.take();
+        }
+        if let Some(dirty) = parting.dirty {
             if dirty.discard().await?.is_some() {
                 // It was published before the fence stood; the name is gone all the same.
                 self.pass_retired(&dirty);
@@ -144,6 +152,7 @@ impl Vfs {
                 self.unsettle(dirty.id());
             }
         }
+        self.drop_kept(kept).await;
         Ok(())
     }
 

@@ -77,6 +77,8 @@ impl Vfs {
                 Err(FsError::Write(WriteError::Retired)) => {}
                 other => other?,
             }
+            // The next worker goes on with this session: no handle tells it.
+            self.commit();
             match self.truncate_dirty(&dirty, size).await {
                 Err(FsError::Write(WriteError::Retired)) => self.pass_retired(&dirty),
                 Err(error) => return Err(error),

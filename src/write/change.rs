@@ -8,7 +8,7 @@ use super::{Published, WriteError};
 use crate::base::caller::{Caller, wait};
 use crate::base::time::now;
 use crate::base::{ByteRange, ETag, ObjectKey, SessionId, crash};
-use crate::spill::{HeaderRecord, Phase, SessionDir, SpillError, Times};
+use crate::spill::{HeaderRecord, Phase, SessionDir, SessionRecord, SpillError, Times};
 
 /// An object that this program itself has copied elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -351,17 +351,12 @@ impl DirtyFile {
             transfer = if state.hidden { None } else { state.let_go() };
             // What stands at another name is looked at by whoever gives it.
             if state.record.key != key {
-                state.if_taken = None;
+                state.record.if_taken = None;
             }
             state.record.key = key;
             if let Some(object) = object {
                 state.record.follow(&object.before, &object.key, &object.after);
             }
-        }
-        if transfer.is_some()
-            && let Err(error) = self.engine.0.upload.journal().forget(self.id())
-        {
-            log::warn!("{error}");
         }
         self.give_up(transfer);
         self.changed.notify_waiters();
@@ -402,7 +397,7 @@ impl DirtyFile {
             }
         }
         self.state.lock().give_back();
-        self.engine.unregister(self.id());
+        self.end_here();
         // Where it was promised to survive power loss, so is its end.
         self.engine.spill().settle_ends().await?;
         Ok(None)
@@ -420,7 +415,7 @@ impl DirtyFile {
             state.ended = true;
         }
         log::error!("{}: not published: {reason}", self.name());
-        self.engine.unregister(self.id());
+        self.end_here();
         true
     }
 
@@ -444,8 +439,31 @@ impl DirtyFile {
         log::warn!("{}: not published, kept as session {}: {reason}", self.name(), self.id());
         self.rewrite_record()?;
         // What was sent of it stays noted: `recover` may go on with that.
-        self.engine.let_go(self.id());
+        self.engine.leave(self.id());
         Ok(())
+    }
+
+    /// Ends a session that was taken up from the disk and could not be published, as it was `found`: under its own name,
+    /// with the promise that it had. Whoever looks at the folder next finds it.
+    pub async fn put_back(&self, found: &SessionRecord) -> Result<(), WriteError> {
+        let _one = self.publishing.lock().await;
+        let _gate = self.close_gate().await;
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            if state.retired.is_some() || state.ended {
+                return Ok(());
+            }
+            state.ended = true;
+            if !(found.phase.is_promised() && state.is_closed()) {
+                state.record.phase = found.phase.clone();
+            }
+            (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
+            state.record.return_to(found);
+            state.lease.leave_behind();
+        }
+        self.engine.leave(self.id());
+        self.rewrite_promise()
     }
 
     /// As [`Self::keep`], where nobody waits to be told: who observes is.

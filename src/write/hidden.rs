@@ -104,7 +104,7 @@ impl DirtyFile {
             dir.discard()?;
             return Ok(None);
         }
-        let record = SessionRecord { key: None, ..record };
+        let record = SessionRecord { key: None, phase: Phase::Over, ..record };
         dir.write_record(&record, false)?;
         crash::point("leftover-noted");
         Ok(Some(Leftover { engine: self.engine.clone(), dir, record }))

@@ -4,6 +4,7 @@
 //! round, then they wait: what is published is the file at one instant.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::WriteError;
@@ -277,7 +278,7 @@ impl DirtyFile {
             let mut state = self.state.lock();
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
             let body = SpillBody::new(state.dir.clone(), state.record.piece_size, ByteRange::new(0, state.size));
-            (key, body, state.put_headers(), state.let_go(), state.if_taken.is_some())
+            (key, body, state.put_headers(), state.let_go(), state.record.if_taken.is_some())
         };
         self.give_up(transfer);
         if self.state.lock().uses_base() {
@@ -302,7 +303,7 @@ impl DirtyFile {
             let mut state = self.state.lock();
             let base = state.record.base.clone().ok_or(WriteError::Retired)?;
             let key = state.record.key.clone().ok_or(WriteError::Retired)?;
-            (key, base, state.put_headers(), state.let_go(), state.if_taken.is_some())
+            (key, base, state.put_headers(), state.let_go(), state.record.if_taken.is_some())
         };
         self.give_up(transfer);
         if base.size > COPY_BYTES_MAX && headers.storage_class.is_some() {
@@ -416,7 +417,27 @@ impl DirtyFile {
     pub(super) fn give_up(&self, transfer: Option<Arc<Transfer>>) {
         let Some(transfer) = transfer else { return };
         self.changed.notify_waiters();
-        self.engine.runtime().spawn(async move { transfer.abort().await });
+        // Known until it is gone: whoever comes after a crash gives it up then.
+        self.giving_up.store(true, Ordering::SeqCst);
+        let (engine, id) = (self.engine.clone(), self.id());
+        self.engine.runtime().spawn(async move {
+            transfer.abort().await;
+            if let Some(upload) = transfer.id()
+                && let Err(error) = engine.upload().journal().forget_upload(id, upload.clone())
+            {
+                log::warn!("{error}");
+            }
+        });
+    }
+
+    /// The session is over, and so is all that is known of what was sent of it.
+    pub(super) fn end_here(&self) {
+        self.engine.leave(self.id());
+        if !self.giving_up.load(Ordering::SeqCst)
+            && let Err(error) = self.engine.upload().journal().forget(self.id())
+        {
+            log::warn!("{error}");
+        }
     }
 
     pub(super) fn forget_upload(&self, transfer: &Arc<Transfer>) {
@@ -515,7 +536,7 @@ impl DirtyFile {
             crash::point("done-noted");
             self.state.lock().give_back();
         }
-        self.engine.unregister(self.id());
+        self.end_here();
         self.engine.tell(self.id(), Some(&published));
         crash::point("retired");
         Some((published, left))

@@ -574,7 +574,7 @@ fn an_intent_of_a_newer_version_is_refused() {
 }
 
 /// `renameat2` with RENAME_EXCHANGE.
-fn exchange(one: &Path, two: &Path) -> std::io::Result<()> {
+pub(super) fn exchange(one: &Path, two: &Path) -> std::io::Result<()> {
     let [one, two] = [one, two].map(|path| CString::new(path.as_os_str().as_bytes()).unwrap());
     // SAFETY: terminated strings that live through the call.
     match unsafe { libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, two.as_ptr(), libc::RENAME_EXCHANGE) }

@@ -104,6 +104,12 @@ impl Vfs {
                 break (self.file_key(&old)?, self.file_key(&new)?, fence);
             }
         };
+        // It has its new name from a process that died: what a look there shows is this very file.
+        if let Some(dirty) =
+            self.dirty_at(ino).filter(|dirty| begun && dirty.publishable_key().as_ref() == Some(&new_key))
+        {
+            return self.finish_unsent(ino, &dirty, (&old_key, from), to).await;
+        }
         let target = self.check_target(to, mode).await?;
         self.begin(call);
         let parting = match target {
@@ -112,9 +118,6 @@ impl Vfs {
         };
         let over = parting.as_ref().map_or((None, None), |parting| (parting.version(), parting.unsent()));
         let renamed = match self.dirty_at(ino) {
-            Some(dirty) if begun && dirty.publishable_key().as_ref() == Some(&new_key) => {
-                self.finish_unsent(ino, &dirty, (&old_key, from), to).await
-            }
             Some(dirty) => self.rename_unsent(begun, ino, &dirty, (&old_key, from), (&new_key, to), over).await,
             None => self.rename_object(begun, ino, None, (&old_key, from), (&new_key, to)).await,
         };
