@@ -24,8 +24,8 @@ const CROWD: usize = 64;
 /// XFS, Btrfs, F2FS, bcachefs. (One in memory has nothing to write: one by one costs nothing there.)
 const SYNCED_WHOLE: [u32; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0xca45_1a4e];
 
-/// Files of one request that are synced side by side.
-const SYNCS_AT_ONCE: usize = 16;
+/// Files of one request that are open at a time.
+const SYNCS_AT_ONCE: usize = 64;
 
 /// The thread that does it; started when it is first needed.
 #[derive(Debug, Default)]
@@ -79,20 +79,26 @@ fn work(root: &Path, jobs: &Receiver<Job>) {
     }
 }
 
-/// Side by side: what is asked for at the same time goes into one commit of the disk's journal.
+/// All are on their way to the disk before the first is waited for: that one's commit of the disk's own journal takes
+/// the others along.
 fn sync_each(paths: &[PathBuf]) -> Result<(), SpillError> {
     for some in paths.chunks(SYNCS_AT_ONCE) {
-        std::thread::scope(|scope| {
-            let syncs: Vec<_> = some.iter().map(|path| scope.spawn(|| sync_one(path))).collect();
-            let gone = |path: &Path| SpillError::io(path)(std::io::Error::other("the sync broke off"));
-            syncs.into_iter().zip(some).try_for_each(|(sync, path)| sync.join().unwrap_or_else(|_| Err(gone(path))))
-        })?;
+        let open = |path: &PathBuf| File::open(path).map_err(SpillError::io(path));
+        let files = some.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        files.iter().for_each(begin_to_write);
+        for (file, path) in files.iter().zip(some) {
+            file.sync_all().map_err(SpillError::io(path))?;
+        }
     }
     Ok(())
 }
 
-fn sync_one(path: &Path) -> Result<(), SpillError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(SpillError::io(path))
+/// Only a beginning: where it cannot be made (a folder), or fails, the sync that follows does it and tells.
+fn begin_to_write(file: &File) {
+    // SAFETY: a plain call on a descriptor that lives through it.
+    if unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } != 0 {
+        log::trace!("nothing to begin with: {}", std::io::Error::last_os_error());
+    }
 }
 
 /// Whether `syncfs` is more than a name on the file system of `folder`.

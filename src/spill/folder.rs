@@ -18,7 +18,7 @@ use super::reserve::Reserve;
 use super::session::SESSION_FILE;
 use super::spare::Spares;
 use super::{RecordError, SessionDir, SessionRecord, SpillError};
-use crate::base::SessionId;
+use crate::base::{SessionId, crash};
 
 /// The places in a state folder.
 #[derive(Debug, Clone)]
@@ -171,7 +171,9 @@ impl Shared {
     /// `durable` tells whether power loss could bring it back.
     pub(super) fn move_to_trash(&self, path: &Path, id: SessionId, durable: bool) -> Result<(), SpillError> {
         let target = self.layout.trash().join(id.to_string());
+        crash::point("session-ending");
         fs::rename(path, &target).map_err(SpillError::io(path))?;
+        crash::point("session-ended");
         if durable {
             self.ended.store(true, Ordering::Release);
         }
@@ -271,7 +273,9 @@ impl SpillStore {
         if !self.shared.ended.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
+        crash::point("ends-settling");
         let done = self.commit(vec![self.shared.layout.spill(), self.shared.layout.trash()]).await;
+        crash::point("ends-settled");
         if done.is_err() {
             self.shared.ended.store(true, Ordering::Release);
         }
@@ -292,7 +296,9 @@ impl SpillStore {
             DirBuilder::new().mode(0o700).create(&path).map_err(SpillError::io(&path))?;
         }
         let dir = SessionDir::new(record.id, path, self.shared.clone(), false).with_spare(again);
+        crash::point("session-folder-made");
         dir.write_first(record)?;
+        crash::point("session-begun");
         Ok(dir)
     }
 

@@ -20,7 +20,9 @@ pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, free_bytes,
 pub(crate) use frame::Frame;
 pub use gauge::{Gauge, Lease};
 pub use record::VERSION as SESSION_VERSION;
-pub use record::{Base, HeaderRecord, HeldPart, HeldUpload, Phase, PieceNote, RecordError, SessionRecord, Times};
+pub use record::{
+    Base, HeaderRecord, HeldPart, HeldUpload, IfTaken, Phase, PieceNote, RecordError, SessionRecord, Times,
+};
 pub use session::{Filling, SessionDir};
 
 use std::io;

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use super::folder::Shared;
 use super::spare::{SPARE_PIECE, rename_with};
 use super::{SessionRecord, SpillError};
-use crate::base::SessionId;
+use crate::base::{SessionId, crash};
 
 /// Name of the session file in its folder.
 pub(super) const SESSION_FILE: &str = "session";
@@ -90,6 +90,7 @@ impl SessionDir {
                 file.sync_data()?;
                 return fs::rename(&temp, &path);
             }
+            crash::point("record-writing");
             take_place(&temp, &path)
         };
         let written = match write() {
@@ -103,9 +104,11 @@ impl SessionDir {
             written => written,
         };
         written.map_err(SpillError::io(&path))?;
+        crash::point("record-written");
         if durable {
             self.durable.store(true, Ordering::Relaxed);
             self.sync_names()?;
+            crash::point("names-synced");
         }
         Ok(())
     }
@@ -138,7 +141,9 @@ impl SessionDir {
         let mut paths: Vec<PathBuf> = pieces.iter().map(|index| self.piece_path(*index)).collect();
         paths.extend([self.path.join(SESSION_FILE), self.path.clone()]);
         paths.extend(self.path.parent().map(Path::to_owned));
+        crash::point("commit-begun");
         self.shared.commit(paths).await?;
+        crash::point("commit-done");
         self.durable.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -193,7 +198,9 @@ impl SessionDir {
         if self.is_durable() {
             sync(&path)?;
         }
-        fs::rename(&path, self.piece_path(index)).map_err(SpillError::io(&path))
+        fs::rename(&path, self.piece_path(index)).map_err(SpillError::io(&path))?;
+        crash::point("piece-installed");
+        Ok(())
     }
 
     fn filling_path(&self, index: u64, filling: Filling) -> PathBuf {

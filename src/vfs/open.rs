@@ -147,6 +147,15 @@ impl Vfs {
                 other => return other,
             }
         }
+        let is_known = self.tree.lock().node(ino).is_some_and(|n| n.version.is_some() || n.fresh_until.is_some());
+        if !is_known {
+            // Its name came from an earlier process, its attributes did not.
+            match self.getattr(ino).await {
+                // The kernel looks again, and finds nothing.
+                Err(FsError::NotFound) => return Err(FsError::Stale),
+                other => drop(other?),
+            }
+        }
         self.complete_headers(ino).await?;
         loop {
             match self.begin_anew(ino, file) {
@@ -210,6 +219,7 @@ impl Vfs {
         }
         let (_, _, path) = self.place(ino)?;
         let key = self.file_key(&path)?;
+        self.attributes_replayed_at(&key).await?;
         match self.client.head_object(&key).await {
             Ok(meta) => self.seen(ino, &key, Version::of(&meta)),
             // Deleted meanwhile: there is nothing to keep.
@@ -222,6 +232,7 @@ impl Vfs {
     async fn look(&self, ino: u64, how: OpenHow) -> Result<Option<Arc<Reader>>, FsError> {
         wait(self.later.idle(ino)).await?;
         let key = self.file_key(&self.place(ino)?.2)?;
+        self.attributes_replayed_at(&key).await?;
         match self.look_at(ino, &key, how).await {
             // Our own rename has overtaken it.
             Err(FsError::Moved) => Box::pin(self.look(ino, how)).await,

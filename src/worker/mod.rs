@@ -323,7 +323,7 @@ fn serve_kernel(
     }
     let posix = worker.config.files.metadata == MetadataMode::Posix;
     let watch = Watched::of(worker.supervised.as_ref())?;
-    let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix, Box::new(watch));
+    let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix, Arc::new(watch));
     let place = worker.config.mountpoint.display().to_string();
     let agree = |reply: &[u8]| worker.supervised.as_ref().map_or(Ok(()), |supervised| supervised.agree(reply));
     let served = fuse::serve(adapter, &connection, &greeting, agree, || {

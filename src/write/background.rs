@@ -14,6 +14,7 @@ use super::WriteError;
 use super::file::DirtyFile;
 use super::publish::{BACKGROUND_PATIENCE, CONFLICT, RETRY_PAUSE};
 use crate::base::caller::{interruptible, within};
+use crate::base::crash;
 
 /// Files that are finished at a time; the bodies under way are bounded by the upload workers.
 const FILES_AT_ONCE: usize = 64;
@@ -90,6 +91,7 @@ impl DirtyFile {
             // Whoever of its writers was killed before, this close is a promise.
             (state.closed_locally, state.killed) = (true, false);
         }
+        crash::point("closed-locally");
         self.send_later();
         Ok(())
     }

@@ -5,10 +5,10 @@ use std::time::SystemTime;
 
 use super::file::{DirtyFile, Step};
 use super::{Published, WriteError};
-use crate::base::caller::wait;
+use crate::base::caller::{Caller, wait};
 use crate::base::time::now;
-use crate::base::{ByteRange, ETag, ObjectKey, SessionId};
-use crate::spill::{HeaderRecord, Phase, SessionDir, SpillError, Times};
+use crate::base::{ByteRange, ETag, ObjectKey, SessionId, crash};
+use crate::spill::{HeaderRecord, Phase, SessionDir, SessionRecord, SpillError, Times};
 
 /// An object that this program itself has copied elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,8 +84,10 @@ impl DirtyFile {
         let Some(dir) = self.state.lock().dir.clone() else { return Ok(()) };
         self.state.lock().record.cut = Some(size);
         let noted = self.rewrite_record_first();
+        crash::point("cut-noted");
         // Also where it could not be noted: in memory the bytes are gone, and must not come back as a hole is made.
         apply_cut(&dir, void)?;
+        crash::point("cut-applied");
         noted?;
         self.state.lock().record.cut = None;
         self.rewrite_record()
@@ -218,12 +220,32 @@ impl DirtyFile {
         state.killed
     }
 
-    /// The same for a writer whose close was interrupted.
-    pub fn mark_interrupted(&self) -> bool {
-        let mut state = self.state.lock();
-        let promised = state.was_promised || state.record.phase == Phase::Synced;
-        state.killed = !state.record.append && !promised && state.retired.is_none();
-        state.killed
+    /// The close of a writer was interrupted while `publication` was under way for it. Unless the bytes are published
+    /// whatever becomes of that writer, it ends, and the session file calls the file closed no more: the release that
+    /// follows keeps the session, whichever process it comes to.
+    pub(super) fn take_close_back(&self, publication: &Caller) {
+        {
+            let mut state = self.state.lock();
+            let promised = state.record.was_promised || state.record.phase == Phase::Synced;
+            state.killed = !state.record.append && !promised && state.retired.is_none();
+            if !state.killed {
+                return;
+            }
+        }
+        // First: what is under way does not say closed again after this.
+        publication.interrupt();
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            if !state.is_closed() || state.retired.is_some() || state.ended {
+                return;
+            }
+            state.record.phase = Phase::Open;
+            (state.record.size, state.record.pieces) = (None, Vec::new());
+        }
+        if let Err(error) = self.rewrite_record() {
+            log::error!("{}: {error}", self.name());
+        }
     }
 
     pub fn is_killed(&self) -> bool {
@@ -253,6 +275,7 @@ impl DirtyFile {
             (dir, state.take_unsynced(), state.record.clone())
         };
         let result = dir.sync_pieces(&pieces).and_then(|()| dir.write_record(&record, true));
+        crash::point("synced");
         if result.is_err() {
             self.state.lock().put_unsynced(&pieces);
         }
@@ -328,17 +351,12 @@ impl DirtyFile {
             transfer = if state.hidden { None } else { state.let_go() };
             // What stands at another name is looked at by whoever gives it.
             if state.record.key != key {
-                state.if_taken = None;
+                state.record.if_taken = None;
             }
             state.record.key = key;
             if let Some(object) = object {
                 state.record.follow(&object.before, &object.key, &object.after);
             }
-        }
-        if transfer.is_some()
-            && let Err(error) = self.engine.0.upload.journal().forget(self.id())
-        {
-            log::warn!("{error}");
         }
         self.give_up(transfer);
         self.changed.notify_waiters();
@@ -379,7 +397,7 @@ impl DirtyFile {
             }
         }
         self.state.lock().give_back();
-        self.engine.unregister(self.id());
+        self.end_here();
         // Where it was promised to survive power loss, so is its end.
         self.engine.spill().settle_ends().await?;
         Ok(None)
@@ -397,7 +415,7 @@ impl DirtyFile {
             state.ended = true;
         }
         log::error!("{}: not published: {reason}", self.name());
-        self.engine.unregister(self.id());
+        self.end_here();
         true
     }
 
@@ -419,7 +437,33 @@ impl DirtyFile {
             state.lease.leave_behind();
         }
         log::warn!("{}: not published, kept as session {}: {reason}", self.name(), self.id());
-        self.rewrite_record()
+        self.rewrite_record()?;
+        // What was sent of it stays noted: `recover` may go on with that.
+        self.engine.leave(self.id());
+        Ok(())
+    }
+
+    /// Ends a session that was taken up from the disk and could not be published, as it was `found`: under its own name,
+    /// with the promise that it had. Whoever looks at the folder next finds it.
+    pub async fn put_back(&self, found: &SessionRecord) -> Result<(), WriteError> {
+        let _one = self.publishing.lock().await;
+        let _gate = self.close_gate().await;
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            if state.retired.is_some() || state.ended {
+                return Ok(());
+            }
+            state.ended = true;
+            if !(found.phase.is_promised() && state.is_closed()) {
+                state.record.phase = found.phase.clone();
+            }
+            (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
+            state.record.return_to(found);
+            state.lease.leave_behind();
+        }
+        self.engine.leave(self.id());
+        self.rewrite_promise()
     }
 
     /// As [`Self::keep`], where nobody waits to be told: who observes is.

@@ -32,13 +32,13 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+pub use crate::spill::IfTaken;
 pub use change::Rekeyed;
 pub use fence::{Area, Change, Fence, Fences};
 pub use file::{DirtyFile, Segment, Step};
 pub use publish::{CONFLICT, Published};
 pub use restore::Restored;
 pub use sparse::Seek;
-pub use state::IfTaken;
 pub use status::FileStatus;
 
 use crate::base::caller::Cut;
@@ -231,10 +231,8 @@ impl WriteEngine {
         self.0.live.lock().insert(file.id(), file.clone());
     }
 
-    fn unregister(&self, id: SessionId) {
+    /// A session is nobody's here any more, and stays on the disk with all that is known of it.
+    fn leave(&self, id: SessionId) {
         self.0.live.lock().remove(&id);
-        if let Err(error) = self.0.upload.journal().forget(id) {
-            log::warn!("{error}");
-        }
     }
 }

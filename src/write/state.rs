@@ -19,16 +19,6 @@ use super::jobs::Other;
 /// Spill files of one session that are held open for writing: as many as the largest write can touch.
 const OPEN_PIECES_MAX: usize = (FUSE_WRITE_MAX as u64 / PART_BYTES_MIN + 2) as usize;
 
-/// What becomes of a new file at whose name another client has put an object meanwhile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IfTaken {
-    /// It must be new (`O_EXCL`): its publication fails.
-    Fail,
-    /// It was opened to go on with what is there: what was appended goes behind the object, a file that was not
-    /// written at all is that object. What was written from the start on replaces it.
-    Join,
-}
-
 /// A running sum of a piece that is written from its start on.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Running {
@@ -119,10 +109,6 @@ pub(super) struct State {
     pub(super) base_seen: Option<Instant>,
     /// It was closed on the local disk, and all of it survives power loss as long as it is closed.
     pub(super) closed_locally: bool,
-    /// Before it was closed the last time, a returned call had promised already that it would be published.
-    pub(super) was_promised: bool,
-    /// Nothing is known to stand at its name, and nothing may be replaced there unseen.
-    pub(super) if_taken: Option<IfTaken>,
     /// A writer was killed: the release that follows keeps the session and does not publish it.
     pub(super) killed: bool,
 }
@@ -157,8 +143,6 @@ impl State {
             last_change: at,
             base_seen: None,
             closed_locally: false,
-            was_promised: false,
-            if_taken: None,
             killed: false,
         }
     }

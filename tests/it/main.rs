@@ -12,6 +12,7 @@ mod crash;
 mod credentials;
 mod disk;
 mod doctor;
+mod enumerated;
 mod faults;
 mod handover;
 mod harness;

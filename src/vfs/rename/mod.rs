@@ -17,7 +17,7 @@ use super::tree::Listed;
 use crate::base::caller::wait;
 use crate::base::key::check_name;
 use crate::base::limits::GIB;
-use crate::base::{ETag, ObjectKey, SessionId};
+use crate::base::{ETag, ObjectKey, SessionId, crash};
 use crate::intent::{Work, copy_any};
 use crate::journal::CopyRecord;
 use crate::ledger::Effect;
@@ -95,11 +95,21 @@ impl Vfs {
             if old == new {
                 return Ok(());
             }
+            // Before the fence, which would hold them up.
+            for path in [&old, &new] {
+                self.attributes_replayed_at(&self.file_key(path)?).await?;
+            }
             let fence: Fence = wait(self.write.fences().fence(&[self.key_area(&old), self.key_area(&new)])).await?;
             if self.child_path(from.parent, from.name)? == old && self.child_path(to.parent, to.name)? == new {
                 break (self.file_key(&old)?, self.file_key(&new)?, fence);
             }
         };
+        // It has its new name from a process that died: what a look there shows is this very file.
+        if let Some(dirty) =
+            self.dirty_at(ino).filter(|dirty| begun && dirty.publishable_key().as_ref() == Some(&new_key))
+        {
+            return self.finish_unsent(ino, &dirty, (&old_key, from), to).await;
+        }
         let target = self.check_target(to, mode).await?;
         self.begin(call);
         let parting = match target {
@@ -108,9 +118,6 @@ impl Vfs {
         };
         let over = parting.as_ref().map_or((None, None), |parting| (parting.version(), parting.unsent()));
         let renamed = match self.dirty_at(ino) {
-            Some(dirty) if begun && dirty.publishable_key().as_ref() == Some(&new_key) => {
-                self.finish_unsent(ino, &dirty, (&old_key, from), to).await
-            }
             Some(dirty) => self.rename_unsent(begun, ino, &dirty, (&old_key, from), (&new_key, to), over).await,
             None => self.rename_object(begun, ino, None, (&old_key, from), (&new_key, to)).await,
         };
@@ -241,6 +248,7 @@ impl Vfs {
                 return Err(error);
             }
         };
+        crash::point("rename-copied");
         if let Some((dirty, etag)) = &session {
             let object = Rekeyed { before: etag.clone(), key: new_key.clone(), after: receipt.etag.clone() };
             match dirty.rename(new_key.clone(), Some(object)).await {
@@ -248,6 +256,7 @@ impl Vfs {
                 other => other?,
             }
         }
+        crash::point("rename-session-moved");
         let record = CopyRecord { before, after: receipt.etag, at: receipt.last_modified };
         self.moved(ino, from, to, Some((new_key, &record)));
         if is_taken {
@@ -255,9 +264,11 @@ impl Vfs {
         } else {
             self.rekey_attributes(ino, new_key, Some(&record.after)).await?;
         }
+        crash::point("rename-shown");
         // A session that came back after power loss would be published under the old name again.
         self.write.spill().settle_ends().await?;
         let deleted = self.client.delete_object(old_key).await;
+        crash::point("rename-deleted");
         self.intents.finish(intent);
         if let Err(error) = deleted {
             log::error!("{old_key} was copied to {new_key}, and stands still: {error}");

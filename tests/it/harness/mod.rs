@@ -114,6 +114,15 @@ impl Bench {
         self.mount_at(BUCKET, "mnt", options)
     }
 
+    /// Mounts the bucket, and waits until the first requests of the mount's own are done: for who counts requests.
+    pub(crate) fn mount_quiet(&self, options: &[&str]) -> Mount<'_> {
+        let asked = || self.server.log().iter().filter(|entry| entry["operation"] == "GetBucketStat").count();
+        let before = asked();
+        let mount = self.mount(options);
+        wait_until("the bucket's use is known", || asked() > before);
+        mount
+    }
+
     /// Mounts the bucket with further options and variables.
     pub(crate) fn mount_with(&self, options: &[&str], variables: &[(&str, &OsStr)]) -> Mount<'_> {
         Mount::start(self, BUCKET, &self.folder("mnt"), options, variables)
@@ -191,6 +200,15 @@ pub(crate) fn mount_tmpfs(target: &Path, size: &str) {
 
 fn check(done: libc::c_int, what: &str) {
     assert_eq!(done, 0, "{what}: {}", io::Error::last_os_error());
+}
+
+/// Does something when it goes, also by a panic.
+pub(crate) struct Finally<F: FnMut()>(pub(crate) F);
+
+impl<F: FnMut()> Drop for Finally<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 /// Has a child end with the thread that started it.
