@@ -244,7 +244,8 @@ fn kind_of_code(code: &str, status: StatusCode) -> ErrorKind {
         "InvalidObjectState" | "RestoreAlreadyInProgress" => ErrorKind::Archived,
         "EntityTooLarge" => ErrorKind::TooLarge,
         "OperationNotSupported" | "NotImplemented" | "ObjectNotAppendable" => ErrorKind::Unsupported,
-        "InvalidDigest" | "BadRequest" | "InvalidCRC64" => ErrorKind::Corrupt,
+        // Bodies are well formed when they leave here.
+        "InvalidDigest" | "BadRequest" | "InvalidCRC64" | "MalformedXML" => ErrorKind::Corrupt,
         "IncompleteBody" | "RequestTimeout" => ErrorKind::Transport,
         "SlowDown" => ErrorKind::Throttled,
         "GetSourceObjectFailed" => ErrorKind::Server,
@@ -397,6 +398,7 @@ mod tests {
             (409, "FileImmutable", ErrorKind::AccessDenied),
             (409, "FileAlreadyExists", ErrorKind::AlreadyExists),
             (400, "InvalidCRC64", ErrorKind::Corrupt),
+            (400, "MalformedXML", ErrorKind::Corrupt),
             (400, "RequestTimeout", ErrorKind::Transport),
             (403, "RequestTimeTooSkewed", ErrorKind::ClockSkew),
             (403, "InvalidObjectState", ErrorKind::Archived),
