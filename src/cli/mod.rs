@@ -156,10 +156,16 @@ fn log_warnings() {
 
 /// Writes a command's result to stdout; a reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Error> {
+    print_while_read(text).map(drop)
+}
+
+/// The same; whether somebody still reads.
+fn print_while_read(text: &str) -> Result<bool, Error> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::new("stdout", error, "")),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::new("stdout", error, "")),
     }
 }
 

@@ -70,17 +70,12 @@ pub(super) fn place(given: &RawOptions, environment: &Environment) -> Result<Opt
 }
 
 fn open_first(given: &RawOptions, environment: &Environment) -> Result<Option<(PathBuf, String)>, Problem> {
-    if let Some(path) = given.path(&options::CONFIG, &environment.cwd)? {
-        let found = read(&path)?;
-        let missing = || Problem::new(path.display(), "there is no such config file", "see --config");
-        return found.ok_or_else(missing).map(|text| Some((path.clone(), text)));
+    let Some(path) = place(given, environment)? else { return Ok(None) };
+    match read(&path)? {
+        Some(text) => Ok(Some((path, text))),
+        None if given.given(&options::CONFIG).is_none() => Ok(None),
+        None => Err(Problem::new(path.display(), "there is no such config file", "see --config")),
     }
-    for path in environment.user_config().into_iter().chain([environment.system_config.clone()]) {
-        if let Some(text) = read(&path)? {
-            return Ok(Some((path, text)));
-        }
-    }
-    Ok(None)
 }
 
 /// `None` where there is no such file.

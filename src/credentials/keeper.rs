@@ -96,6 +96,8 @@ impl Keeper {
                 }
                 Err(error) => {
                     log::warn!("credentials cannot be refreshed, the old ones serve on: {error}");
+                    // What was half written when it was read may be whole without looking any different.
+                    stamp = None;
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE.1);
                 }

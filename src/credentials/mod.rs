@@ -42,7 +42,7 @@ pub struct EcsRole {
     pub name: Option<String>,
     /// Whether it is asked because nothing else was found: then that is what a failure says.
     pub last_resort: bool,
-    /// Whether keys may be asked for without a token, where the hardened mode is not answered.
+    /// Whether keys must not be asked for without a token, also where the hardened mode is not answered.
     pub hardened_only: bool,
 }
 

@@ -133,7 +133,12 @@ fn take_over(Inheritance { estate, descriptors, worker }: Inheritance) -> io::Re
     unsafe { libc::prctl(libc::PR_SET_NAME, c"ossfuse".as_ptr()) };
     let signals = Signals::watch()?;
     let slots = Slots::adopt(descriptors.slots.try_clone()?)?;
-    notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+    let place = estate.mount.mountpoint.display().to_string();
+    notify(&[
+        NotifyState::MainPid(std::process::id()),
+        NotifyState::Ready,
+        NotifyState::Status(&format!("serving {place}")),
+    ]);
     let worker = match worker {
         Some((pid, link)) => {
             let process = Process::Adopted { pid, handle: open_process(pid)? };
