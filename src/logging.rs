@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use env_logger::{Builder, Target};
@@ -80,7 +80,7 @@ fn json_line(record: &Record<'_>, at: &str) -> String {
     format!("{line}\n")
 }
 
-/// A file that is appended to, and set aside as `NAME.1` when it is full.
+/// A file that is appended to, and set aside as `NAME.1` when it is full. Supervisor and worker share it.
 #[derive(Debug)]
 struct RotatingFile {
     path: PathBuf,
@@ -97,6 +97,17 @@ impl RotatingFile {
         let file = append_to(path)?;
         let metadata = file.metadata()?;
         Ok(Self { path: path.to_owned(), file, size: metadata.len(), size_max, is_regular: metadata.is_file() })
+    }
+
+    /// Another process of the mount may have set the file aside.
+    fn follow(&mut self) -> io::Result<()> {
+        let own = self.file.metadata()?;
+        let is_same = |there: std::fs::Metadata| there.ino() == own.ino() && there.dev() == own.dev();
+        if !std::fs::metadata(&self.path).is_ok_and(is_same) {
+            self.file = append_to(&self.path)?;
+        }
+        self.size = self.file.metadata()?.len();
+        Ok(())
     }
 
     fn aside(&self, number: u32) -> PathBuf {
@@ -119,6 +130,9 @@ impl RotatingFile {
 impl Write for RotatingFile {
     /// A line comes in one piece, and stays so. Where the file cannot be set aside it grows on: better than silence.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.is_regular && self.follow().is_err() {
+            self.size = 0;
+        }
         let full = self.size > 0 && self.size + line.len() as u64 > self.size_max;
         if full && self.is_regular && self.rotate().is_err() {
             self.size = 0;
@@ -150,8 +164,6 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use log::Level;
 
     use super::*;
@@ -181,6 +193,19 @@ mod tests {
             RotatingFile::open(&path, 8).unwrap().write_all(line.as_bytes()).unwrap();
         }
         assert_eq!([read(dir.path(), "log.1"), read(dir.path(), "log")], ["one\ntwo\n", "three\n"]);
+    }
+
+    #[test]
+    fn two_processes_share_a_log_and_neither_writes_into_what_was_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let (mut worker, mut supervisor) =
+            (RotatingFile::open(&path, 8).unwrap(), RotatingFile::open(&path, 8).unwrap());
+        worker.write_all(b"one\n").unwrap();
+        supervisor.write_all(b"two\n").unwrap();
+        worker.write_all(b"three\n").unwrap();
+        supervisor.write_all(b"4\n").unwrap();
+        assert_eq!([read(dir.path(), "log.1"), read(dir.path(), "log")], ["one\ntwo\n", "three\n4\n"]);
     }
 
     #[test]

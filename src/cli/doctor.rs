@@ -123,9 +123,12 @@ fn kernel() -> Check {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     match version(release) {
-        Some(found) if found >= KERNEL_WANTED => {
-            Check::ok(NAME, format!("{release} has FUSE_HAS_RESEND and passthrough: recovery is transparent, programs go on after a crash"))
-        }
+        Some(found) if found >= KERNEL_WANTED => Check::ok(
+            NAME,
+            format!(
+                "{release} has FUSE_HAS_RESEND and passthrough: recovery is transparent, programs go on after a crash"
+            ),
+        ),
         Some(_) => Check::warn(
             NAME,
             format!("{release} has no FUSE_HAS_RESEND, no passthrough: recovery is by remount, open files fail once"),

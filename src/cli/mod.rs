@@ -4,6 +4,7 @@
 //! [`crate::config::options`]. Here alone a result becomes a line on stderr and an exit status: 0 done, 1 failed,
 //! 2 wrong usage.
 
+mod adopt;
 mod config;
 mod detach;
 mod dev_server;

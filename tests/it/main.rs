@@ -27,6 +27,7 @@ mod recover;
 mod refusals;
 mod rename;
 mod sync;
+mod systemd;
 mod tidy;
 mod tools;
 mod umount;

@@ -127,7 +127,8 @@ fn fundamental(error: &oss::Error, connection: &ConnectionConfig) -> Option<Chec
             Some(Check::fail("TLS", error.message.clone(), "check the certificate, the clock, and --ca-file"))
         }
         _ if error.is_outage() => {
-            let mend = if connection.endpoint.https { "check --endpoint, and that it speaks TLS" } else { "check --endpoint" };
+            let mend =
+                if connection.endpoint.https { "check --endpoint, and that it speaks TLS" } else { "check --endpoint" };
             Some(Check::fail("endpoint", format!("it does not answer as it should ({told})"), mend))
         }
         ErrorKind::NoSuchBucket => {
@@ -153,7 +154,9 @@ fn of_right(name: &'static str, right: &str, result: Result<(), oss::Error>) -> 
                 ErrorKind::AccessDenied => {
                     Check::fail(name, format!("refused ({told})"), format!("the key needs {right} on the bucket"))
                 }
-                _ => Check::fail(name, format!("failed ({told})"), format!("see that the key has {right} on the bucket")),
+                _ => {
+                    Check::fail(name, format!("failed ({told})"), format!("see that the key has {right} on the bucket"))
+                }
             }
         }
     }

@@ -114,7 +114,12 @@ impl Bench {
 
     /// Mounts the bucket by another binary.
     pub(crate) fn mount_by(&self, program: &Path, options: &[&str]) -> Mount<'_> {
-        Mount::start_by(program, self, BUCKET, &self.folder("mnt"), options, &[])
+        self.mount_by_with(program, options, &[])
+    }
+
+    /// Mounts the bucket by another binary with further variables.
+    pub(crate) fn mount_by_with(&self, program: &Path, options: &[&str], variables: &[(&str, &OsStr)]) -> Mount<'_> {
+        Mount::start_by(program, self, BUCKET, &self.folder("mnt"), options, variables)
     }
 
     /// Mounts a bucket or a prefix of it at a folder of the test.
