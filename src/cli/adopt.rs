@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use super::mountinfo::{self, Pulse};
-use super::{Error, log_warnings};
+use super::{Error, complain};
 use crate::config::MountConfig;
 use crate::control::client::{self, ask};
 use crate::control::{Request, Response};
@@ -40,8 +40,7 @@ pub(super) fn by_systemd(config: &MountConfig) -> Result<bool, Error> {
         Err(error) => return Err(Error::new(place.display(), error, "see its log")),
     };
     let Some(supervisor) = status.supervisor_pid else { return Ok(false) };
-    log_warnings();
     supervise::announce(supervisor, place);
-    log::warn!("{}: is mounted already; process {supervisor} holds it and goes on", place.display());
+    complain(&format!("{}: is mounted already; process {supervisor} holds it and goes on", place.display()));
     Ok(true)
 }

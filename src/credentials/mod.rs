@@ -112,6 +112,11 @@ impl Source {
         matches!(self, Self::Anonymous | Self::Given(_))
     }
 
+    /// Whether it is a directory whose files are replaced one by one.
+    fn is_rotated(&self) -> bool {
+        matches!(self, Self::File(file) if file.path.is_dir())
+    }
+
     /// For people: where the keys come from.
     pub fn describe(&self) -> String {
         match self {

@@ -1,88 +1,20 @@
-//! The log: text or JSON lines, to stderr or to a file that never grows without bound.
-//!
-//! Of other crates only warnings come through: at finer levels some of them print headers, and with them
-//! credentials. Nothing that is logged here is a secret, so the log may be handed on; its file is its owner's alone.
+//! A log file that never grows without bound, and that several processes of a mount share.
 
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use env_logger::{Builder, Target};
-use log::{LevelFilter, Record};
-use serde_json::json;
-
 use crate::base::limits::MIB;
-use crate::base::time;
-use crate::config::{LogConfig, LogFormat};
 
 /// A log file is set aside when it would grow past this many bytes.
 const FILE_BYTES_MAX: u64 = 10 * MIB;
 /// How many that were set aside are kept: `log.1`, the latest, to `log.3`.
 const FILES_KEPT: u32 = 3;
 
-/// Starts logging; from here on `log::…` reaches the user.
-///
-/// # Errors
-/// The log file cannot be opened.
-pub fn start(config: &LogConfig) -> io::Result<()> {
-    let target = match &config.file {
-        None => Target::Stderr,
-        Some(path) => Target::Pipe(Box::new(RotatingFile::open(path, FILE_BYTES_MAX)?)),
-    };
-    let form = match config.format {
-        LogFormat::Text => text_line,
-        LogFormat::Json => json_line,
-    };
-    // Of this program's own modules the level is held by `log` itself, so that it can be changed.
-    let started = Builder::new()
-        .filter_level(LevelFilter::Warn)
-        .filter_module("ossfuse", LevelFilter::Trace)
-        .target(target)
-        .format(move |out, record| out.write_all(form(record, &now()).as_bytes()))
-        .try_init();
-    started.map_err(io::Error::other)?;
-    set_level(config.level);
-    Ok(())
-}
-
-/// Logs at this level from now on.
-pub fn set_level(level: LevelFilter) {
-    log::set_max_level(level);
-}
-
-/// RFC 3339 with milliseconds.
-fn now() -> String {
-    let at = time::now();
-    let seconds = time::rfc3339(at);
-    format!("{}.{:03}Z", seconds.trim_end_matches('Z'), time::since_epoch(at).subsec_millis())
-}
-
-/// One line whatever the message holds: names of files may have newlines and escape sequences in them.
-fn text_line(record: &Record<'_>, at: &str) -> String {
-    let mut line = format!("{at} {:5} ", record.level().as_str());
-    for char in record.args().to_string().chars() {
-        if char.is_control() {
-            // Into a String: cannot fail.
-            write!(line, "{}", char.escape_default()).expect("memory takes it");
-        } else {
-            line.push(char);
-        }
-    }
-    line.push('\n');
-    line
-}
-
-fn json_line(record: &Record<'_>, at: &str) -> String {
-    let level = record.level().as_str().to_ascii_lowercase();
-    let line = json!({"at": at, "level": level, "target": record.target(), "message": record.args().to_string()});
-    format!("{line}\n")
-}
-
 /// A file that is appended to, and set aside as `NAME.1` when it is full. Supervisor and worker share it.
 #[derive(Debug)]
-struct RotatingFile {
+pub(super) struct RotatingFile {
     path: PathBuf,
     file: File,
     /// Bytes in the file.
@@ -93,6 +25,14 @@ struct RotatingFile {
 }
 
 impl RotatingFile {
+    /// Opens the log, to go on where it ended.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        Self::open(path, FILE_BYTES_MAX)
+    }
+
     fn open(path: &Path, size_max: u64) -> io::Result<Self> {
         let file = append_to(path)?;
         let metadata = file.metadata()?;
@@ -164,8 +104,6 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use log::Level;
-
     use super::*;
 
     fn read(dir: &Path, name: &str) -> String {
@@ -218,17 +156,5 @@ mod tests {
         log.write_all(b"one\n").unwrap();
         log.write_all(b"two\n").unwrap();
         assert_eq!(read(dir.path(), "log"), "one\ntwo\n");
-    }
-
-    #[test]
-    fn a_record_is_one_line_in_either_form() {
-        let args = format_args!("name \"a\nb\u{1b}\"");
-        let record = Record::builder().args(args).level(Level::Warn).target("ossfuse::vfs").build();
-        assert_eq!(text_line(&record, "T"), "T WARN  name \"a\\nb\\u{1b}\"\n");
-        let line = json_line(&record, "T");
-        assert_eq!(line.matches('\n').count(), 1);
-        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let wanted = json!({"at": "T", "level": "warn", "target": "ossfuse::vfs", "message": "name \"a\nb\u{1b}\""});
-        assert_eq!(value, wanted);
     }
 }
