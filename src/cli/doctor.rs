@@ -113,7 +113,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 fn device() -> Check {
     const NAME: &str = "/dev/fuse";
     match fuse_device() {
-        Ok(()) => Check::ok(NAME, "is there"),
+        Ok(()) => Check::ok(NAME, "can be opened"),
         Err((why, mend)) => Check::fail(NAME, why, mend),
     }
 }

@@ -40,11 +40,17 @@ use crate::worker;
 ///
 /// What `cp` copied into it with exit status 0 is in OSS and verified; a crash loses nothing that was acknowledged.
 #[derive(Debug, Parser)]
-#[command(name = "ossfuse", version, max_term_width = 100, after_help = EXAMPLE)]
+#[command(name = "ossfuse", version, long_version = LONG_VERSION, max_term_width = 100, after_help = EXAMPLE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// `--version`; `-V` is the first word of it.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\nfeatures: supervisor (transparent recovery), tls (rustls), systemd (sd_notify, journal), dev-server"
+);
 
 const EXAMPLE: &str = "Example:
   export OSS_ACCESS_KEY_ID=... OSS_ACCESS_KEY_SECRET=...

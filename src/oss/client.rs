@@ -188,7 +188,7 @@ impl Client {
         let begun = Instant::now();
         let done = Box::pin(self.try_until_done(request, expect, read)).await;
         let took = begun.elapsed();
-        done.map_err(|error| Error { took_ms: u32::try_from(took.as_millis()).unwrap_or(u32::MAX), ..error })
+        done.map_err(|error| Error { took_ms: u32::try_from(took.as_millis().max(1)).unwrap_or(u32::MAX), ..error })
     }
 
     /// A request that was done is worth a line where it took long, unless the user has set limits to the rates.

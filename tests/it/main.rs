@@ -12,6 +12,7 @@ mod crash;
 mod credentials;
 mod doctor;
 mod faults;
+mod guide;
 mod handover;
 mod harness;
 mod limits;

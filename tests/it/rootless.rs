@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use super::harness::{BUCKET, Bench, is_mounted, told, wait_for, wait_until};
+use super::harness::{BUCKET, Bench, is_mounted, mount_tmpfs, sh, told, wait_for, wait_until};
 
 /// Any user who is not root, and owns nothing.
 const NOBODY: u32 = 65534;
@@ -28,6 +28,7 @@ impl<'b> User<'b> {
         fs::set_permissions(bench.path(""), fs::Permissions::from_mode(0o755)).unwrap();
         bench.folder("state");
         if is_root() {
+            open_device_to_all(bench);
             for name in ["home", "run", "state", "mnt"] {
                 chown(bench.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
             }
@@ -74,6 +75,13 @@ impl Drop for User<'_> {
             self.ossfuse(&["umount", "--force", self.place.to_str().unwrap()]);
         }
     }
+}
+
+/// As distributions have it; not every container has. In the mounts of this test alone.
+fn open_device_to_all(bench: &Bench) {
+    let dev = bench.folder("dev");
+    mount_tmpfs(&dev, "1M");
+    sh(&dev, "mknod fuse c 10 229; chmod 666 fuse; mount --bind fuse /dev/fuse");
 }
 
 fn is_root() -> bool {
