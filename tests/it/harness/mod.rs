@@ -174,6 +174,14 @@ fn enter_private_namespace() {
     mount_fs(c"none", c"/run", c"tmpfs", 0);
 }
 
+/// Shows mount(8)'s real helpers at `/run/sbin-real`, so that links to them can stand in another `/usr/sbin`. Read-only,
+/// and never below a folder that a test deletes: what is deleted through a bind mount is gone for the machine.
+pub(crate) fn show_real_helpers() {
+    let script = "mkdir -p /run/sbin-real; mount --bind /usr/sbin /run/sbin-real; \
+                  mount -o remount,bind,ro /run/sbin-real";
+    sh(Path::new("/"), script);
+}
+
 fn mount_fs(source: &std::ffi::CStr, target: &std::ffi::CStr, kind: &std::ffi::CStr, flags: libc::c_ulong) {
     // SAFETY: terminated strings that live through the call.
     let done = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) };
