@@ -1,10 +1,12 @@
 //! Values without I/O that every layer shares: ids, keys, ranges, checksums, sizes, times.
 //!
 //! Nothing here reads a file, a socket or the environment, and nothing here knows OSS requests or the
-//! kernel. The one exception is [`time`], the only place that asks for the wall clock.
+//! kernel. The exceptions are [`time`], the only place that asks for the wall clock, and [`crash`], which is empty but
+//! for tests.
 
 pub mod budget;
 pub mod caller;
+pub mod crash;
 pub mod crc64;
 pub mod fields;
 pub mod ids;

@@ -6,8 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::record::{IntentRecord, Work};
-use crate::base::SessionId;
 use crate::base::time::{micros, now};
+use crate::base::{SessionId, crash};
 use crate::spill::{Layout, RecordError, SpillError};
 
 /// The intents of a mount.
@@ -35,6 +35,7 @@ impl IntentStore {
             let path = entry.map_err(SpillError::io(&folder))?.path();
             if path.extension().is_some() {
                 // A file that was being written: the one that it was to replace holds.
+                fs::remove_file(&path).map_err(SpillError::io(&path))?;
                 continue;
             }
             let bytes = fs::read(&path).map_err(SpillError::io(&path))?;
@@ -79,19 +80,24 @@ impl IntentStore {
             if durable {
                 file.sync_data()?;
             }
+            crash::point("intent-writing");
             fs::rename(&temp, &path)?;
             if durable { File::open(self.layout.intents())?.sync_all() } else { Ok(()) }
         };
-        write().map_err(SpillError::io(&path))
+        write().map_err(SpillError::io(&path))?;
+        crash::point("intent-recorded");
+        Ok(())
     }
 
     /// Takes an intent away: its work is done. One that cannot be taken away is found done by the next mount.
     pub fn finish(&self, id: SessionId) {
         let path = self.path(id);
+        crash::point("intent-finishing");
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("{}: {error}", path.display()),
             _ => {}
         }
+        crash::point("intent-finished");
     }
 
     /// What must be on disk for an intent to survive power loss: its file and its folder.
@@ -120,8 +126,11 @@ mod tests {
         let (one, two) = (store.begin(work.clone(), true).unwrap(), store.begin(work, false).unwrap());
         store.finish(one.id);
         fs::write(folder.layout().intents().join("bad"), "garbage").unwrap();
+        let half = folder.layout().intents().join("half.tmp");
+        fs::write(&half, "half").unwrap();
         let (_, left) = IntentStore::open(folder.layout()).unwrap();
         assert_eq!(left, [two]);
         assert!(folder.layout().quarantine().join("bad.intent").exists());
+        assert!(!half.exists(), "what was being written when a process died is swept");
     }
 }

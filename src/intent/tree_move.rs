@@ -12,7 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use super::copy::copy_any;
 use super::lister::Lister;
 use crate::base::limits::PAGE_MAX;
-use crate::base::{ETag, KeyError, ObjectKey, SessionId};
+use crate::base::{ETag, KeyError, ObjectKey, SessionId, crash};
 use crate::journal::{CopyRecord, Journal};
 use crate::oss::{Client, CopyOptions, Error, ErrorKind};
 
@@ -78,6 +78,7 @@ impl Moved {
         if let Err(error) = self.journal.copied(self.intent, &relative, record.clone()) {
             log::warn!("{error}; after a crash {relative} would be copied again");
         }
+        crash::point("copy-noted");
         if self.known.len() < KNOWN_MAX {
             self.known.insert(relative.into(), record);
         } else {

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 pub use record::{CopyRecord, PartRecord, UploadRecord};
 
-use crate::base::{PartNumber, SessionId, UploadId};
+use crate::base::{PartNumber, SessionId, UploadId, crash};
 use record::Versioned;
 
 /// The journal cannot be used.
@@ -41,6 +41,7 @@ enum Change {
     Upload(SessionId, UploadRecord),
     Part(SessionId, PartNumber, PartRecord),
     Forget(SessionId),
+    ForgetUpload(SessionId, UploadId),
     Copied(SessionId, Box<str>, CopyRecord),
     ForgetIntent(SessionId),
     /// Only waits for what was queued before it.
@@ -113,6 +114,11 @@ impl Journal {
     /// Records a part that the service has; it is committed with the next group.
     pub fn part_done(&self, session: SessionId, number: PartNumber, record: PartRecord) -> Result<(), JournalError> {
         self.send(Change::Part(session, number, record), None)
+    }
+
+    /// Forgets an upload of a session, unless the session has begun another since.
+    pub fn forget_upload(&self, session: SessionId, upload: UploadId) -> Result<(), JournalError> {
+        self.send(Change::ForgetUpload(session, upload), None)
     }
 
     /// Forgets all about a session.
@@ -205,9 +211,11 @@ impl Trees {
         while let Ok(first) = entries.recv() {
             let mut group = vec![first];
             group.extend(entries.try_iter().take(GROUP_MAX - 1));
+            crash::point("journal-committing");
             if let Err(error) = self.commit(&group) {
                 log::error!("{error}; work that was done may be done again after a crash");
             }
+            crash::point("journal-committed");
             for done in group.into_iter().filter_map(|entry| entry.done) {
                 if done.send(()).is_err() {
                     log::trace!("whoever waited for a record has gone; it stands all the same");
@@ -220,6 +228,7 @@ impl Trees {
         for entry in group {
             match &entry.change {
                 Change::Upload(session, record) => {
+                    clear(&self.parts, *session)?;
                     self.sessions.insert(session.to_bytes(), record.encode())?;
                 }
                 Change::Part(session, number, record) => {
@@ -228,6 +237,16 @@ impl Trees {
                 Change::Forget(session) => {
                     clear(&self.parts, *session)?;
                     self.sessions.remove(session.to_bytes())?;
+                }
+                Change::ForgetUpload(session, upload) => {
+                    let known = self.sessions.get(session.to_bytes())?;
+                    if known
+                        .and_then(|bytes| UploadRecord::decode(&bytes))
+                        .is_some_and(|known| known.upload_id == *upload)
+                    {
+                        clear(&self.parts, *session)?;
+                        self.sessions.remove(session.to_bytes())?;
+                    }
                 }
                 Change::Copied(intent, relative, record) => {
                     self.intents.insert(copy_key(*intent, relative), record.encode())?;
@@ -322,6 +341,8 @@ mod tests {
         }
         journal.part_done(b, PartNumber::new(1).unwrap(), part(9)).unwrap();
         journal.forget(b).unwrap();
+        // Another one was begun since.
+        journal.forget_upload(a, UploadId::new("B")).unwrap();
         drop(journal);
         writer.join();
 

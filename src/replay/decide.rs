@@ -17,7 +17,7 @@ pub enum Record {
     Missing,
     /// It cannot be read.
     Damaged,
-    /// The file was unlinked while it was open.
+    /// The file was unlinked while it was open, or all that is left of the session is to go.
     Unlinked,
     /// Being written when the process ended.
     Open,
@@ -32,6 +32,7 @@ impl Record {
     pub fn of(phase: &Phase, has_key: bool) -> Self {
         match phase {
             _ if !has_key => Self::Unlinked,
+            Phase::Over => Self::Unlinked,
             Phase::Open => Self::Open,
             Phase::Kept(_) => Self::Kept,
             Phase::Synced | Phase::Closing | Phase::Completing => Self::Promised,

@@ -10,7 +10,7 @@ use super::run::{conflict_name, look, take_up_parts};
 use super::{Decision, Evidence, Mode, Record, decide};
 use crate::base::{ObjectKey, SessionId};
 use crate::oss::{self, ErrorKind};
-use crate::spill::{Found, Layout, Phase, SessionRecord, SpillError, SpillStore};
+use crate::spill::{Found, Layout, SessionRecord, SpillError, SpillStore};
 use crate::upload::{Transfer, UploadEngine};
 use crate::write::{DirtyFile, Restored, WriteEngine, WriteError};
 
@@ -49,7 +49,7 @@ pub enum RecoverError {
 /// that very name.
 ///
 /// # Errors
-/// The session stays kept.
+/// The session stays as it was: kept, or promised to be published at its name.
 pub async fn publish(
     engine: &WriteEngine,
     busy: &BTreeSet<SessionId>,
@@ -63,11 +63,6 @@ pub async fn publish(
     } else if own.is_none() {
         return Err(RecoverError::Nameless);
     }
-    let reason = match &record.phase {
-        Phase::Kept(reason) => reason.clone(),
-        Phase::Open => "it was neither closed nor fsynced".to_owned(),
-        _ => "its publication failed".to_owned(),
-    };
     let restored = Restored::load(found.dir, record)?;
     if let Some(damage) = restored.damage()? {
         return Err(RecoverError::Damaged(damage));
@@ -80,7 +75,7 @@ pub async fn publish(
         None => publish_at_its_name(engine, &file, &restored).await,
     };
     if published.is_err() {
-        file.keep(&reason).await?;
+        file.put_back(&restored.record).await?;
     }
     published
 }
@@ -243,11 +238,11 @@ async fn give_up_useless(engine: &UploadEngine, restored: &Restored) {
 }
 
 /// Gives up the upload that the journal knows of a session. One that cannot be given up stays in the bucket: logged.
-async fn give_up_upload(engine: &UploadEngine, id: SessionId) {
+pub(super) async fn give_up_upload(engine: &UploadEngine, id: SessionId) {
     match engine.journal().upload_of(id) {
         Ok(None) => {}
         Ok(Some((upload, _))) => {
-            if let Some(transfer) = Transfer::resume(engine.clone(), id, &upload) {
+            if let Some(transfer) = Transfer::resume(engine.clone(), id, &upload, false) {
                 transfer.abort().await;
             }
             if let Err(error) = engine.journal().forget(id) {

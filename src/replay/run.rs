@@ -8,11 +8,12 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 
 use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
+use super::recover::give_up_upload;
 use crate::base::time::{file_stamp, now};
-use crate::base::{ObjectKey, SessionId};
+use crate::base::{ObjectKey, SessionId, crash};
 use crate::oss::{self, ErrorKind, ObjectMeta};
 use crate::spill::{Found, Lease, Phase, RecordError, SessionDir, SpillError};
-use crate::write::{CONFLICT, DirtyFile, Restored, WriteEngine, WriteError};
+use crate::write::{CONFLICT, DirtyFile, IfTaken, Restored, WriteEngine, WriteError};
 
 /// The pause before a service that did not answer is asked again, doubled up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -50,6 +51,8 @@ pub struct Replay {
     open: Vec<(Arc<DirtyFile>, Restored)>,
     /// Those among `pending` that were acknowledged by a process before this one, of the same mount.
     released: BTreeSet<SessionId>,
+    /// Those that are over, and of which the journal knows an upload still.
+    gone: Vec<SessionId>,
 }
 
 impl Replay {
@@ -75,11 +78,21 @@ impl Replay {
             return Err(ReplayError::Newer(newer.dir.id().to_string()));
         }
         let (pending, open, released) = Default::default();
-        let mut replay = Self { engine: engine.clone(), mode, pending, open, released };
+        let superseded = superseded(&found);
+        let gone = gone_sessions(engine, &found, &superseded);
+        let mut replay = Self { engine: engine.clone(), mode, pending, open, released, gone };
         for session in found {
+            if superseded.contains(&session.dir.id()) {
+                // Its end had not reached the disk.
+                if let Err(error) = session.dir.discard() {
+                    log::error!("session {}: {error}", session.dir.id());
+                }
+                continue;
+            }
             let carried = carried.get(&session.dir.id()).copied();
             replay.sort_out(session, carried);
         }
+        crash::point("replay-prepared");
         Ok(replay)
     }
 
@@ -106,13 +119,17 @@ impl Replay {
             return;
         }
         let record = match found.record {
+            // Folders are used again, and power loss may leave what was there before.
+            Ok(Some(record)) if record.id != found.dir.id() => {
+                return quarantine(&found.dir, &format!("its session file is that of session {}", record.id));
+            }
             Ok(Some(record)) => record,
             Ok(None) => return quarantine(&found.dir, "it has no session file"),
             Err(error) => return quarantine(&found.dir, &error.to_string()),
         };
         let kind = Record::of(&record.phase, record.key.is_some());
         let id = found.dir.id();
-        match carried.filter(|_| kind != Record::Kept) {
+        match carried.filter(|_| kind != Record::Kept && record.phase != Phase::Over) {
             Some(Carried::Released) if kind == Record::Promised => {
                 self.released.insert(id);
                 return self.take_up(found.dir, record, false);
@@ -147,6 +164,10 @@ impl Replay {
                     file.hold_publication();
                     self.open.push((file, restored));
                 } else {
+                    // Who comes first between the look and the publication is not replaced: the next look finds it.
+                    if !self.released.contains(&id) && file.base().is_none() && file.replaces().is_none() {
+                        file.expect_new(IfTaken::Fail);
+                    }
                     self.pending.push((file, restored));
                 }
             }
@@ -162,6 +183,9 @@ impl Replay {
             self.engine.runtime().spawn(async move { resume_open(&engine, &file, restored).await });
         }
         let (engine, mode, released) = (&self.engine, self.mode, &self.released);
+        for session in &self.gone {
+            give_up_upload(engine.upload(), *session).await;
+        }
         let mut pending = self.pending;
         let mut pause = PAUSE.0;
         loop {
@@ -184,9 +208,29 @@ impl Replay {
     }
 }
 
+/// The sessions whose name another one was given before they were sent.
+fn superseded(found: &[Found]) -> BTreeSet<SessionId> {
+    let records = || found.iter().filter_map(|found| found.record.as_ref().ok()?.as_ref());
+    let keys: BTreeMap<SessionId, &ObjectKey> =
+        records().filter_map(|record| Some((record.id, record.key.as_ref()?))).collect();
+    let over = records().filter_map(|record| Some((record.over?, record.key.as_ref()?)));
+    over.filter(|(id, key)| keys.get(id) == Some(key)).map(|(id, _)| id).collect()
+}
+
+/// The sessions whose folders are gone, and whose uploads may not be.
+fn gone_sessions(engine: &WriteEngine, found: &[Found], superseded: &BTreeSet<SessionId>) -> Vec<SessionId> {
+    let known = engine.upload().journal().sessions().unwrap_or_else(|error| {
+        log::warn!("{error}");
+        Vec::new()
+    });
+    let stands = |session: &SessionId| found.iter().any(|found| found.dir.id() == *session);
+    known.into_iter().filter(|session| superseded.contains(session) || !stands(session)).collect()
+}
+
 /// Takes up what was sent of a file that is still open, and has its close wait until then. A close that was cut off may
 /// have been done: then there is nothing left of the session.
 async fn resume_open(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: Restored) {
+    let restored_failed = restored.record.error.is_some() && restored.record.phase.is_promised();
     let resumed = async {
         let Some(key) = file.publishable_key() else { return Ok(()) };
         if matches!(restored.record.phase, Phase::Closing | Phase::Completing) {
@@ -201,6 +245,10 @@ async fn resume_open(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: Rest
         log::warn!("{}: {error}; what was sent of it is sent again", file.name());
     }
     file.allow_publication();
+    if restored_failed {
+        // Its close has failed before, and was told that it goes on in the background.
+        file.retry_in_background(PAUSE.0);
+    }
 }
 
 /// Replays the sessions of one key; what is left is to be tried again.
@@ -249,6 +297,7 @@ async fn replay_one(
     let whole = restored.is_whole();
     let (remote, found) =
         if damage.is_some() { (Remote::NotAsked, None) } else { look(engine, &key, file, restored).await? };
+    crash::point("replay-looked");
     if file.is_changed() {
         return left_to_its_writer(file);
     }
@@ -259,11 +308,13 @@ async fn replay_one(
             let name = conflict_name(engine, &key).await?;
             log::warn!("{key}: another client changed it; what was written here is published as {name}");
             file.stand_alone(name).await?;
+            crash::point("replay-beside");
             file.resume_held(restored).await?;
             file.publish().await.map(drop)
         }
         Decision::AlreadyDone => {
             log::info!("{key}: is in the bucket already");
+            crash::point("replay-done");
             match &found {
                 Some(found) => file.conclude_found(found).await,
                 None => Ok(()),
@@ -299,6 +350,7 @@ async fn finish(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: &Restored
         return left_to_its_writer(file);
     }
     log::info!("{}: replay: {taken_up} parts are on the service already", file.name());
+    crash::point("replay-taken-up");
     match file.publish().await {
         Err(WriteError::Stale) => file.keep(CONFLICT).await,
         other => other.map(drop),

@@ -13,13 +13,16 @@ mod gauge;
 mod record;
 mod reserve;
 mod session;
+mod spare;
 
 pub use body::SpillBody;
 pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, free_bytes, read_only_scan, spilled_bytes};
 pub(crate) use frame::Frame;
 pub use gauge::{Gauge, Lease};
 pub use record::VERSION as SESSION_VERSION;
-pub use record::{Base, HeaderRecord, HeldPart, HeldUpload, Phase, PieceNote, RecordError, SessionRecord, Times};
+pub use record::{
+    Base, HeaderRecord, HeldPart, HeldUpload, IfTaken, Phase, PieceNote, RecordError, SessionRecord, Times,
+};
 pub use session::{Filling, SessionDir};
 
 use std::io;

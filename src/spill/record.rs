@@ -13,7 +13,7 @@ use crate::base::limits::PRIVATE_DIR;
 use crate::base::{ETag, ObjectKey, PartNumber, SessionId, UploadId};
 
 /// The version written; older ones are read, newer ones refused.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Objects of zeros of one session at most, each a multiple of the one before.
 const ZERO_LEVELS: u32 = 3;
 const FRAME: Frame = Frame { magic: b"OSFS", version: VERSION };
@@ -41,6 +41,8 @@ pub enum Phase {
     Completing,
     /// Not to be published by itself.
     Kept(String),
+    /// Published or discarded; what it has in the bucket at keys of the program's own is still to go.
+    Over,
 }
 
 impl Phase {
@@ -102,6 +104,16 @@ pub struct HeldUpload {
     pub parts: Vec<HeldPart>,
 }
 
+/// What becomes of a new file at whose name another client has put an object meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IfTaken {
+    /// It must be new (`O_EXCL`): its publication fails.
+    Fail,
+    /// It was opened to go on with what is there: what was appended goes behind the object, a file that was not
+    /// written at all is that object. What was written from the start on replaces it.
+    Join,
+}
+
 /// The content of a session file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
@@ -125,6 +137,8 @@ pub struct SessionRecord {
     /// A writer has it open for appending: published even when that writer is killed.
     pub append: bool,
     pub phase: Phase,
+    /// A call that returned has promised already that the file is published, whatever becomes of the close under way.
+    pub was_promised: bool,
     /// Set from closing on: the size of the file, and what its spill files must look like.
     pub size: Option<u64>,
     pub pieces: Vec<PieceNote>,
@@ -141,6 +155,10 @@ pub struct SessionRecord {
     pub checkpoints: u32,
     /// Objects of zeros may stand, to be copied from, at keys that begin with this one: see [`Self::zero_keys`].
     pub zeros: Option<ObjectKey>,
+    /// The session, unsent as well, whose name it was given: should that one still stand, it is over.
+    pub over: Option<SessionId>,
+    /// Nothing is known to stand at its name, and nothing may be replaced there unseen.
+    pub if_taken: Option<IfTaken>,
 }
 
 /// Why a session file cannot be read.
@@ -175,6 +193,18 @@ impl SessionRecord {
         }
     }
 
+    /// Goes to the name that it was `found` with, and edits or replaces there what it did then.
+    pub fn return_to(&mut self, found: &Self) {
+        (self.key, self.replaces, self.if_taken) = (found.key.clone(), found.replaces.clone(), found.if_taken);
+        if self.checkpoints == found.checkpoints {
+            (self.base, self.origin) = (found.base.clone(), found.origin.clone());
+            (self.base_valid, self.extent) = (found.base_valid, found.extent);
+        } else {
+            // It was completed at a key of the program's own meanwhile, and goes on from there.
+            self.origin = found.visible_base().cloned();
+        }
+    }
+
     /// A session at its very beginning.
     pub fn new(id: SessionId, key: impl Into<Option<ObjectKey>>, piece_size: u64, base: Option<Base>) -> Self {
         Self {
@@ -190,6 +220,7 @@ impl SessionRecord {
             times: Times::default(),
             append: false,
             phase: Phase::Open,
+            was_promised: false,
             size: None,
             pieces: Vec::new(),
             completing: None,
@@ -198,6 +229,8 @@ impl SessionRecord {
             upload: None,
             checkpoints: 0,
             zeros: None,
+            over: None,
+            if_taken: None,
         }
     }
 
@@ -252,6 +285,7 @@ mod tests {
             times: Times { stored: true, mtime: Some(SystemTime::UNIX_EPOCH), atime: None },
             append: true,
             phase: Phase::Kept("writer killed".into()),
+            was_promised: true,
             size: Some(9),
             pieces: vec![PieceNote { index: 0, len: 9, crc64: None }],
             completing: Some(8),
@@ -269,6 +303,8 @@ mod tests {
             }),
             checkpoints: 1,
             zeros: Some(ObjectKey::parse(".ossfuse-tmp/x.zeros").unwrap()),
+            over: Some(SessionId::from_bytes([1; 12])),
+            if_taken: Some(IfTaken::Join),
         }
     }
 

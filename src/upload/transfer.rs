@@ -16,7 +16,7 @@ use crate::base::budget::{Budget, Grant};
 use crate::base::caller::wait;
 use crate::base::limits::MIB;
 use crate::base::time::{micros, now};
-use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId, UploadId, crc64};
+use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId, UploadId, crash, crc64};
 use crate::journal::{Journal, PartRecord, UploadRecord};
 use crate::oss::{self, Body, Client, ErrorKind, Operation, Outcome, PartInfo, PutHeaders};
 use crate::spill::{HeaderRecord, SpillBody};
@@ -175,9 +175,15 @@ impl Transfer {
         }
     }
 
-    /// A transfer that an earlier process began; `None` where its headers cannot be read.
-    pub fn resume(engine: UploadEngine, session: SessionId, upload: &UploadRecord) -> Option<Self> {
-        let headers = decode_headers(&upload.headers)?;
+    /// A transfer that an earlier process began; `None` where its headers cannot be read. With `forbid_overwrite` it
+    /// completes only where nothing stands at its key.
+    pub fn resume(
+        engine: UploadEngine,
+        session: SessionId,
+        upload: &UploadRecord,
+        forbid_overwrite: bool,
+    ) -> Option<Self> {
+        let headers = PutHeaders { forbid_overwrite, ..decode_headers(&upload.headers)? };
         let transfer = Self::new(engine, session, upload.key.clone(), headers, upload.part_size);
         Some(transfer.begun(upload.upload_id.clone()))
     }
@@ -208,6 +214,7 @@ impl Transfer {
             .id
             .get_or_try_init(|| async {
                 let id = self.engine.client.initiate_upload(&self.key, &self.headers).await?;
+                crash::point("upload-begun");
                 if let Err(error) = self.check_wanted() {
                     self.abort_upload(&id).await;
                     return Err(error);
@@ -222,6 +229,7 @@ impl Transfer {
                 if let Err(error) = self.engine.journal.begin_upload(self.session, record).await {
                     log::error!("{}: {error}; after a crash its parts would be sent again", self.key);
                 }
+                crash::point("upload-noted");
                 Ok(id)
             })
             .await?;
@@ -272,6 +280,7 @@ impl Transfer {
         if let Err(error) = self.engine.journal.part_done(self.session, number, record) {
             log::error!("{}: {error}; after a crash part {number} would be sent again", self.key);
         }
+        crash::point("part-noted");
     }
 
     /// All parts that the service has of this upload; none where it has not begun.

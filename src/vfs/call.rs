@@ -7,7 +7,8 @@
 
 use super::error::FsError;
 use super::{Entry, Vfs};
-use crate::ledger::{Effect, Record, RequestState, crash_point};
+use crate::base::crash;
+use crate::ledger::{Effect, Record, RequestState};
 
 /// The bit that the kernel sets in the number of a request that it sends again (uapi/linux/fuse.h,
 /// FUSE_UNIQUE_RESEND).
@@ -35,7 +36,9 @@ impl Call {
 impl Vfs {
     /// Writes down what the answer that follows tells the kernel. Every answer comes after this.
     pub fn commit(&self) {
+        crash::point("answer-noting");
         self.ledger.commit();
+        crash::point("answer-noted");
     }
 
     /// What is known of a request that is sent again.
@@ -68,18 +71,18 @@ impl Vfs {
     pub(super) fn begin(&self, call: Call) {
         self.ledger.note(&Record::Begun { unique: call.unique });
         self.ledger.commit();
-        crash_point("begun");
+        crash::point("begun");
     }
 
     /// It has been done.
     pub(super) fn done(&self, call: Call, effect: Effect) {
-        crash_point("deed");
+        crash::point("deed");
         if let Effect::Entry(ino) = effect {
             self.tell(call, ino);
         }
         self.ledger.note(&Record::Done { unique: call.unique, effect });
         self.ledger.commit();
-        crash_point("done");
+        crash::point("done");
     }
 
     /// The same of a request that tells the kernel of no inode, for whoever holds the tree: it is written down with what

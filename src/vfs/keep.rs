@@ -15,7 +15,7 @@ use super::handles::{Handle, OpenFile};
 use super::io::{meta_of, read_or_zeros, spill_error};
 use crate::base::limits::{MIB, PRIVATE_DIR};
 use crate::base::time::{micros, now};
-use crate::base::{ByteRange, ETag, ObjectKey, SessionId};
+use crate::base::{ByteRange, ETag, ObjectKey, SessionId, crash};
 use crate::intent::{Work, copy_any};
 use crate::ledger::{KeptRecord, Record};
 use crate::oss::{CopyOptions, ErrorKind};
@@ -39,7 +39,6 @@ pub(super) struct Parting {
     key: ObjectKey,
     open: Option<Arc<OpenFile>>,
     dirty: Option<Arc<DirtyFile>>,
-    in_use: bool,
     /// The bucket may hold an object under its name.
     sent: bool,
     /// The version of that, where it is known.
@@ -49,6 +48,11 @@ pub(super) struct Parting {
 impl Parting {
     pub(super) fn is_sent(&self) -> bool {
         self.sent
+    }
+
+    /// The session that loses its name, where it was not sent.
+    pub(super) fn unsent(&self) -> Option<SessionId> {
+        self.dirty.as_ref().map(|dirty| dirty.id())
     }
 
     /// The object under its name, as far as it is known.
@@ -78,7 +82,7 @@ impl Vfs {
         let sent = dirty.is_none() || version.is_some() || known.is_some();
         let at_name = known.or_else(|| version.as_ref().map(|version| version.etag.clone()));
         let open = open.filter(|_| in_use);
-        let mut parting = Parting { key: key.clone(), open, dirty, in_use, sent, version: at_name };
+        let mut parting = Parting { key: key.clone(), open, dirty, sent, version: at_name };
         let Some(open) = parting.open.clone() else { return Ok(parting) };
         if open.state.lock().unlinked {
             // A process before this one has come so far.
@@ -131,7 +135,16 @@ impl Vfs {
 
     /// The name is gone, or another file's.
     pub(super) async fn parted(&self, parting: Parting) -> Result<(), FsError> {
-        if let Some(dirty) = parting.dirty.filter(|_| !parting.in_use) {
+        let mut kept = None;
+        if let Some(open) = &parting.open {
+            let mut state = open.state.lock();
+            if state.handles > 0 {
+                return Ok(());
+            }
+            // The last one was released before it could see that the name goes.
+            kept = state.kept.take();
+        }
+        if let Some(dirty) = parting.dirty {
             if dirty.discard().await?.is_some() {
                 // It was published before the fence stood; the name is gone all the same.
                 self.pass_retired(&dirty);
@@ -139,6 +152,7 @@ impl Vfs {
                 self.unsettle(dirty.id());
             }
         }
+        self.drop_kept(kept).await;
         Ok(())
     }
 
@@ -169,6 +183,7 @@ impl Vfs {
         let options = CopyOptions { if_match: Some(base.etag.clone()), ..CopyOptions::default() };
         match copy_any(&self.client, &base.key, &hidden, &options).await {
             Ok(receipt) => {
+                crash::point("kept-copied");
                 let copy = Base { key: hidden, etag: receipt.etag, ..base.clone() };
                 Ok(Some(Kept::Hidden { intent, before: base.etag.clone(), base: copy }))
             }
@@ -250,24 +265,50 @@ impl Vfs {
         Some(read.map(|()| buffer.into()).map_err(spill_error))
     }
 
-    /// The session of a file without a name that is about to be changed.
-    pub(super) fn anonymous_session(
-        &self,
-        headers: crate::spill::HeaderRecord,
-        kept: Option<&Kept>,
-    ) -> Result<Arc<DirtyFile>, FsError> {
+    /// The session of a file without a name that is about to be changed. Nothing is locked while the disk works: of two
+    /// who come at once, one finds the other's.
+    pub(super) fn anonymous_session(&self, open: &Arc<OpenFile>, kept: Kept) -> Result<Arc<DirtyFile>, FsError> {
+        let headers = {
+            let tree = self.tree.lock();
+            let node = tree.node(open.ino).ok_or(FsError::Stale)?;
+            let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
+            self.options.attr.edit_headers(held, "", &node.attr)
+        };
         let times = self.options.attr.times();
-        let Some(kept) = kept else { return Err(FsError::Stale) };
-        match kept {
-            Kept::Hidden { base, .. } => Ok(DirtyFile::anonymous(&self.write, Some(base.clone()), headers, times)),
+        let dirty = match kept {
+            Kept::Hidden { base, .. } => DirtyFile::anonymous(&self.write, Some(base), headers, times),
             Kept::Local { file, len, .. } => {
+                let mut bytes = vec![0; len as usize];
+                read_or_zeros(&file, 0, &mut bytes).map_err(spill_error)?;
                 let dirty = DirtyFile::anonymous(&self.write, None, headers, times);
-                let mut bytes = vec![0; *len as usize];
-                read_or_zeros(file, 0, &mut bytes).map_err(spill_error)?;
-                dirty.write_at_once(0, &bytes)?;
-                Ok(dirty)
+                if let Err(error) = dirty.write_at_once(0, &bytes) {
+                    self.discard_in_background(dirty);
+                    return Err(error.into());
+                }
+                dirty
             }
+        };
+        let first = {
+            let mut state = open.state.lock();
+            let first = state.dirty.get_or_insert_with(|| dirty.clone()).clone();
+            if Arc::ptr_eq(&first, &dirty) {
+                self.own_session(open, &dirty);
+            }
+            first
+        };
+        if !Arc::ptr_eq(&first, &dirty) {
+            self.discard_in_background(dirty);
         }
+        Ok(first)
+    }
+
+    /// Ends a session that nobody has come to know.
+    fn discard_in_background(&self, dirty: Arc<DirtyFile>) {
+        self.runtime.spawn(async move {
+            if let Err(error) = dirty.discard().await {
+                log::warn!("{}: {error}", dirty.name());
+            }
+        });
     }
 }
 

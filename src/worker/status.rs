@@ -95,7 +95,7 @@ fn upload(status: &FileStatus) -> Option<UploadStatus> {
         (Phase::Open, None) => UploadState::Open,
         (Phase::Synced, None) => UploadState::Synced,
         (Phase::Closing, None) => UploadState::Closing,
-        (Phase::Completing, None) => UploadState::Completing,
+        (Phase::Completing | Phase::Over, None) => UploadState::Completing,
     };
     Some(UploadStatus {
         session: status.session.to_string(),

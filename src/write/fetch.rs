@@ -10,7 +10,7 @@ use super::jobs::Source;
 use super::state::Piece;
 use crate::base::caller::{interruptible, wait};
 use crate::base::crc64::{self, Crc64};
-use crate::base::{ByteRange, PartNumber};
+use crate::base::{ByteRange, PartNumber, crash};
 use crate::oss::{self, ErrorKind, GetOptions, Operation, Outcome};
 use crate::spill::{Base, Filling, SessionDir, SpillError};
 use crate::upload::PartOutcome;
@@ -45,6 +45,7 @@ impl DirtyFile {
         if left == 0 {
             return Ok(());
         }
+        crash::point("piece-fetched");
         dir.install_piece(index, Filling::Fetched)?;
         if left < range.len() {
             let path = dir.piece_path(index);
@@ -146,6 +147,7 @@ impl DirtyFile {
                 file.write_all_at(&bytes, at - piece_start).map_err(|source| SpillError::Io { path, source })?;
                 crc.update(&bytes);
                 at += bytes.len() as u64;
+                crash::point("piece-half-fetched");
             }
         }
         Ok(crc.value())

@@ -14,7 +14,7 @@ use super::state::{Piece, Running, State};
 use super::{WriteEngine, WriteError};
 use crate::base::caller::wait;
 use crate::base::time::{micros, now};
-use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId};
+use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId, crash};
 use crate::oss::PutHeaders;
 use crate::spill::{Base, Filling, HeaderRecord, Lease, Phase, SessionDir, SessionRecord, Times};
 use crate::upload::{Plan, Transfer};
@@ -67,6 +67,8 @@ pub struct DirtyFile {
     pub(super) changed: Notify,
     /// A publication is being tried again and again in the background.
     pub(super) retrying: AtomicBool,
+    /// An upload of it is being given up: it stays in the journal until it is gone.
+    pub(super) giving_up: AtomicBool,
 }
 
 /// One spill file that a write goes to.
@@ -139,6 +141,7 @@ impl DirtyFile {
             publishing: tokio::sync::Mutex::new(()),
             changed: Notify::new(),
             retrying: AtomicBool::new(false),
+            giving_up: AtomicBool::new(false),
         }
     }
 
@@ -234,7 +237,9 @@ impl DirtyFile {
         let mut done = Vec::with_capacity(targets.len());
         for mut target in targets {
             if result.is_ok() {
+                crash::point("spill-writing");
                 result = target.write(data, range);
+                crash::point("spill-written");
             }
             done.push(target);
         }
@@ -358,8 +363,10 @@ impl DirtyFile {
             let bytes = &data[(replaced.start - range.start) as usize..(replaced.end - range.start) as usize];
             file.write_all_at(bytes, replaced.start - piece_start)
                 .map_err(|source| crate::spill::SpillError::Io { path: dir.piece_path(index), source })?;
+            crash::point("piece-replacing");
             dir.install_piece(index, Filling::Written)?;
         }
+        self.engine.spare_descriptors();
         let file = Arc::new(dir.open_piece(index, true)?);
         let mut state = self.state.lock();
         state.remember_open(index, file);
@@ -439,6 +446,7 @@ impl DirtyFile {
     /// Sends a full part while the writing goes on. What fails here is sent again when the file is finished.
     pub(super) fn send_in_background(self: &Arc<Self>, number: PartNumber) {
         let file = self.clone();
+        crash::point("part-queued");
         self.engine.0.runtime.spawn(async move {
             if let Err(error) = file.send_part(number).await {
                 log::warn!("part {number} of {}: {error}; it is sent again at the end", file.name());
@@ -536,7 +544,7 @@ impl DirtyFile {
             Step::Done => return Ok(true),
             Step::Fetch(index) => self.fetch_piece(index).await?,
             Step::Busy => wait(self.wait_until(|state| (state.in_flight == 0).then_some(()))).await?,
-            Step::Gated => wait(self.wait_until(|state| (!state.gated).then_some(()))).await?,
+            Step::Gated => wait(self.wait_until(|state| (!state.is_held_back()).then_some(()))).await?,
             Step::Checkpoint => self.checkpoint().await?,
             Step::NoRoom(bytes) => drop(wait(self.engine.make_room(bytes)).await?),
             Step::DiskFull => wait(self.engine.wait_for_disk()).await??,
@@ -564,7 +572,13 @@ impl State {
         if self.retired.is_some() || self.ended {
             return Err(WriteError::Retired);
         }
-        Ok(self.gated.then_some(Step::Gated))
+        Ok(self.is_held_back().then_some(Step::Gated))
+    }
+
+    /// Whether no change may begin: it is being finished, or bytes that have left the disk may be somewhere else than the
+    /// session file says, and an earlier process has not been asked for yet.
+    fn is_held_back(&self) -> bool {
+        self.gated || (self.resuming && !self.away.is_empty())
     }
 
     /// The spill files that a write goes to, or the pieces whose spill files are not open.
@@ -609,12 +623,17 @@ impl State {
                 true => engine.hidden_key(self.record.id, self.record.checkpoints)?,
                 false => self.record.key.clone()?,
             };
-            let forbid_overwrite = self.if_taken.is_some() && !self.hidden;
+            let forbid_overwrite = self.must_be_new(&key);
             let headers = PutHeaders { forbid_overwrite, ..self.multipart_headers() };
             let upload = engine.0.upload.clone();
             self.transfer = Some(Arc::new(Transfer::new(upload, self.record.id, key, headers, self.record.piece_size)));
         }
         self.transfer.clone()
+    }
+
+    /// Whether what is completed at `key` may only be completed where nothing stands there.
+    pub(super) fn must_be_new(&self, key: &ObjectKey) -> bool {
+        self.record.if_taken.is_some() && !self.record.owns(key)
     }
 
     /// Whether the session file still describes the file as it was closed.

@@ -12,7 +12,7 @@ use super::state::{Part, State};
 use super::{WriteEngine, WriteError};
 use crate::base::caller::interruptible;
 use crate::base::limits::PRIVATE_DIR;
-use crate::base::{ETag, ObjectKey, Prefix, SessionId};
+use crate::base::{ETag, ObjectKey, Prefix, SessionId, crash};
 use crate::oss::{self, ErrorKind, Operation, Outcome};
 use crate::spill::{Base, HeldPart, HeldUpload, Phase, SessionDir, SessionRecord};
 use crate::upload::{Finished, PartOutcome, Plan, Transfer, whole_crc};
@@ -91,6 +91,7 @@ impl Leftover {
         if clear && let Err(error) = self.dir.discard() {
             log::error!("{error}");
         }
+        crash::point("leftover-cleared");
     }
 }
 
@@ -103,8 +104,9 @@ impl DirtyFile {
             dir.discard()?;
             return Ok(None);
         }
-        let record = SessionRecord { key: None, ..record };
+        let record = SessionRecord { key: None, phase: Phase::Over, ..record };
         dir.write_record(&record, false)?;
+        crash::point("leftover-noted");
         Ok(Some(Leftover { engine: self.engine.clone(), dir, record }))
     }
 
@@ -136,6 +138,7 @@ impl DirtyFile {
         self.send_jobs().await?;
         let (transfer, mut parts) = self.outcomes().ok_or(WriteError::Retired)?;
         self.note_held()?;
+        crash::point("hidden-noted");
         let told = transfer.learn_sums(&mut parts).await;
         if told.is_ok() {
             self.check_fetched(&parts)?;
@@ -148,6 +151,7 @@ impl DirtyFile {
             Err(error) if error.kind == ErrorKind::NoSuchUpload => return Err(self.lost_upload(&transfer, error)),
             other => other?,
         };
+        crash::point("hidden-completed");
         self.go_on_from(transfer.key().clone(), &done).await
     }
 
@@ -188,14 +192,17 @@ impl DirtyFile {
             };
             // In this order: a crash in between finds spill files that are void, never a base without bytes.
             dir.write_record(&record, true)?;
+            crash::point("hidden-base-noted");
             for index in indices {
                 dir.remove_piece(index)?;
+                crash::point("hidden-pieces-removed");
             }
             record.cut = None;
             dir.write_record(&record, false)?;
             self.state.lock().begin_from(record);
             previous
         };
+        crash::point("hidden-done");
         if let Err(error) = self.engine.upload().journal().forget(self.id()) {
             log::warn!("{error}");
         }

@@ -7,32 +7,32 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::file::{DirtyFile, Segment};
-use super::state::IfTaken;
 use super::{Published, WriteError};
 use crate::base::limits::FUSE_WRITE_MAX;
 use crate::base::{ByteRange, ObjectKey};
 use crate::oss::{CopyOptions, ErrorKind, ObjectMeta, PutHeaders};
-use crate::spill::{Base, Times};
+use crate::spill::{Base, IfTaken, Times};
 use crate::upload::{Finished, record_of};
 
 /// How often other clients may get in between.
 const TRIES: u32 = 5;
 
 impl DirtyFile {
-    /// Says that nothing is known to stand at the file's name, and what is to be done where that is wrong.
+    /// Says that nothing is known to stand at the file's name, and what is to be done where that is wrong. To be said
+    /// before its session file stands, which tells it to a later process.
     pub fn expect_new(&self, if_taken: IfTaken) {
-        self.state.lock().if_taken = Some(if_taken);
+        self.state.lock().record.if_taken = Some(if_taken);
     }
 
     /// Whether it may turn out, when it is published, to go on with an object that nobody here has seen.
     pub fn may_meet(&self) -> bool {
-        self.state.lock().if_taken == Some(IfTaken::Join)
+        self.state.lock().record.if_taken == Some(IfTaken::Join)
     }
 
     /// Whether a publication failed because something stands at the name of a file that was taken for new.
     pub(super) fn has_met(&self, error: &WriteError) -> bool {
         let exists = matches!(error, WriteError::Oss(error) if error.kind == ErrorKind::AlreadyExists);
-        exists && self.state.lock().if_taken.is_some()
+        exists && self.state.lock().record.if_taken.is_some()
     }
 
     /// Settles with the object that stands at the name. The gate is closed.
@@ -41,7 +41,7 @@ impl DirtyFile {
             let (key, if_taken, append, size) = {
                 let state = self.state.lock();
                 let key = state.record.key.clone().ok_or(WriteError::Retired)?;
-                (key, state.if_taken, state.record.append, state.size)
+                (key, state.record.if_taken, state.record.append, state.size)
             };
             if if_taken == Some(IfTaken::Fail) {
                 return Err(WriteError::Taken);
@@ -70,7 +70,7 @@ impl DirtyFile {
     async fn replace(self: &Arc<Self>) -> Result<Published, WriteError> {
         let transfer = {
             let mut state = self.state.lock();
-            state.if_taken = None;
+            state.record.if_taken = None;
             // One at a key of the program's own replaces nothing, and may hold what is nowhere else.
             state.transfer.clone().filter(|_| !state.hidden)
         };

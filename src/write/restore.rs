@@ -169,7 +169,9 @@ impl DirtyFile {
         let (upload, records) = known;
         let _one = self.publishing.lock().await;
         let engine = self.engine.upload().clone();
-        let Some(transfer) = Transfer::resume(engine, self.id(), upload).map(Arc::new) else { return Ok(0) };
+        let must_be_new = self.state.lock().must_be_new(&upload.key);
+        let transfer = Transfer::resume(engine, self.id(), upload, must_be_new);
+        let Some(transfer) = transfer.map(Arc::new) else { return Ok(0) };
         if !self.is_usable(upload) {
             self.give_up(Some(transfer));
             return Ok(0);

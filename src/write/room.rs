@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::file::DirtyFile;
 use super::state::{Piece, State};
 use super::{WriteEngine, WriteError};
-use crate::base::PartNumber;
+use crate::base::{PartNumber, crash};
 
 /// How long to wait for word of progress before looking again: a service that fails says nothing.
 const LOOK: Duration = Duration::from_millis(200);
@@ -154,9 +154,11 @@ impl DirtyFile {
             self.state.lock().bring_back(taken);
             return Err(error.into());
         }
+        crash::point("leaving-noted");
         let mut freed = 0;
         for (index, piece) in taken.pieces {
             dir.remove_piece(index)?;
+            crash::point("part-left");
             freed += piece.len;
         }
         self.state.lock().lease.shrink(freed);

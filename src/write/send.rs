@@ -13,7 +13,7 @@ use super::file::DirtyFile;
 use super::jobs::{Job, Other, Source};
 use super::state::State;
 use crate::base::caller::interruptible;
-use crate::base::{ByteRange, PartNumber, crc64};
+use crate::base::{ByteRange, PartNumber, crash, crc64};
 use crate::oss::ErrorKind;
 use crate::spill::{Base, SpillBody};
 use crate::upload::{PartOutcome, Transfer};
@@ -101,6 +101,7 @@ impl DirtyFile {
     pub(super) async fn send_part(self: &Arc<Self>, number: PartNumber) -> Result<(), WriteError> {
         let work = interruptible(self.wait_until(|state| state.take_part(number, &self.engine))).await?;
         let Some((generation, transfer, body)) = work else { return Ok(()) };
+        crash::point("part-taken");
         let sent = transfer.send_part(number, generation, body).await;
         let result = {
             let mut state = self.state.lock();

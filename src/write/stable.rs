@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::file::DirtyFile;
 use crate::base::PartNumber;
+use crate::base::crash;
 use crate::base::time::{micros, now};
 use crate::upload::{PartOutcome, Transfer};
 
@@ -23,6 +24,7 @@ impl DirtyFile {
             // Looked at twice: nobody has written between the two looks.
             if file.sent_quietly(number, generation).is_some() {
                 transfer.note(number, generation, &outcome, Some(micros(at)));
+                crash::point("part-stable");
             }
         });
     }

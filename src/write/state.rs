@@ -19,16 +19,6 @@ use super::jobs::Other;
 /// Spill files of one session that are held open for writing: as many as the largest write can touch.
 const OPEN_PIECES_MAX: usize = (FUSE_WRITE_MAX as u64 / PART_BYTES_MIN + 2) as usize;
 
-/// What becomes of a new file at whose name another client has put an object meanwhile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IfTaken {
-    /// It must be new (`O_EXCL`): its publication fails.
-    Fail,
-    /// It was opened to go on with what is there: what was appended goes behind the object, a file that was not
-    /// written at all is that object. What was written from the start on replaces it.
-    Join,
-}
-
 /// A running sum of a piece that is written from its start on.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Running {
@@ -119,10 +109,6 @@ pub(super) struct State {
     pub(super) base_seen: Option<Instant>,
     /// It was closed on the local disk, and all of it survives power loss as long as it is closed.
     pub(super) closed_locally: bool,
-    /// Before it was closed the last time, a returned call had promised already that it would be published.
-    pub(super) was_promised: bool,
-    /// Nothing is known to stand at its name, and nothing may be replaced there unseen.
-    pub(super) if_taken: Option<IfTaken>,
     /// A writer was killed: the release that follows keeps the session and does not publish it.
     pub(super) killed: bool,
 }
@@ -157,8 +143,6 @@ impl State {
             last_change: at,
             base_seen: None,
             closed_locally: false,
-            was_promised: false,
-            if_taken: None,
             killed: false,
         }
     }
@@ -231,6 +215,16 @@ impl State {
             self.open.pop_front();
         }
         self.open.push_back((index, file));
+    }
+
+    /// Spill files that are held open.
+    pub(super) fn open_pieces(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Closes those that nobody writes to just now.
+    pub(super) fn close_idle_pieces(&mut self) {
+        self.open.retain(|(_, file)| Arc::strong_count(file) > 1);
     }
 
     pub(super) fn forget_open(&mut self, index: u64) {
@@ -308,10 +302,23 @@ impl State {
     /// What the spill files look like, for the session file of a closing session.
     pub(super) fn notes(&self) -> Vec<PieceNote> {
         let note = |(index, piece): (&u64, &Piece)| {
-            let run = piece.running.as_ref().filter(|run| run.upto == piece.len);
-            PieceNote { index: *index, len: piece.len, crc64: run.map(|run| run.crc.value()) }
+            let run = piece.running.as_ref().filter(|run| run.upto == piece.len).map(|run| run.crc.value());
+            // What was noted holds until the file is opened again.
+            let noted = |note: &&PieceNote| note.index == *index && note.len == piece.len;
+            let crc64 = run.or_else(|| self.sent_sum(*index, piece.len));
+            let crc64 = crc64.or_else(|| self.record.pieces.iter().find(noted)?.crc64);
+            PieceNote { index: *index, len: piece.len, crc64 }
         };
         self.pieces.iter().map(note).collect()
+    }
+
+    /// The sum of a piece that was sent, as it is, as a part.
+    fn sent_sum(&self, index: u64, len: u64) -> Option<u64> {
+        let start = self.plan.piece_range(index).start;
+        let number = self.plan.part_at(start)?;
+        let is_alone = self.plan.part_range(number).is_some_and(|range| range == self.plan.piece_range(index));
+        let part = self.parts.get(&number).filter(|part| is_alone && part.is_clean(len))?;
+        part.sent.as_ref()?.1.crc64
     }
 }
 

@@ -8,7 +8,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use super::file::DirtyFile;
 use super::{WriteEngine, WriteError};
 use crate::base::limits::MIB;
-use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId, crc64};
+use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, SessionId, crash, crc64};
 use crate::oss::{self, ErrorKind, PutHeaders};
 use crate::spill::{Base, SpillBody};
 
@@ -58,10 +58,12 @@ impl DirtyFile {
             if !known {
                 self.ensure_dir()?;
                 self.rewrite_record()?;
+                crash::point("zeros-noted");
             }
         }
         match self.grow_zeros(len).await {
             Ok(zeros) => {
+                crash::point("zeros-made");
                 self.state.lock().zeros = Some(zeros);
                 Ok(true)
             }

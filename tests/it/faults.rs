@@ -69,6 +69,12 @@ const WORKS: &[Work] = &[
         done: || vec![("w/old", Some(edited(150_000, b"X")))],
     },
     Work {
+        name: "a truncation",
+        script: "truncate -s 150000 w/old",
+        checked: false,
+        done: || vec![("w/old", Some(old(350 * KIB)[..150_000].to_vec()))],
+    },
+    Work {
         name: "a rename",
         script: "mv w/old w/new",
         checked: true,
@@ -108,6 +114,7 @@ fn faults() -> Vec<(&'static str, Value)> {
         ("a reset after", json!({"reset": "after"})),
         ("a truncated body", json!({"truncate_body": 20})),
         ("a changed body", json!({"corrupt_body": true})),
+        ("a timeout", json!({"hold_after": "never"})),
     ]
 }
 
@@ -154,7 +161,7 @@ fn each_request_fails(work: &Work, fault: &(&str, Value)) -> u64 {
     for n in 0..REQUESTS_MAX {
         prepare(&bench);
         // A mount of its own each time: nothing of the run before is known.
-        let mount = bench.mount(&["--part-size", "100KiB"]);
+        let mount = bench.mount(&["--part-size", "100KiB", "--try-timeout", "1s"]);
         let struck = run(&bench, &mount, work, fault, n);
         mount.umount();
         if !struck {
@@ -174,7 +181,7 @@ fn all_of(first: usize) {
     for (at, work) in WORKS.iter().enumerate().filter(|(at, _)| at % 2 == first) {
         for (kind, fault) in faults().iter().enumerate() {
             let applies = fault.0 != "a changed body" || work.checked;
-            if applies && (is_long() || [at % 4, 3].contains(&kind)) {
+            if applies && (is_long() || [at % 4, 3, 4 + at % 3].contains(&kind)) {
                 let requests = each_request_fails(work, fault);
                 println!("{} under {}: {requests} requests failed in turn", work.name, fault.0);
             }

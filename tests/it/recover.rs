@@ -1,6 +1,7 @@
 //! `ossfuse recover`: what was kept is shown, published, exported and discarded, with and without a live mount.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -223,4 +224,42 @@ fn parts_that_have_left_the_disk_are_published_or_discarded_with_the_rest() {
     assert_eq!(bench.server.uploads(), [Value::Null; 0]);
     assert_eq!(bench.recover_list(), [Value::Null; 0]);
     mount.umount();
+}
+
+/// What was fsynced is published by the next mount, at its name, whatever became of attempts to publish it before.
+#[test]
+fn a_publication_that_fails_leaves_the_promise_and_the_name() {
+    let Some(bench) = Bench::new() else { return };
+    let content = noise(6, 3 * PART + 5);
+    bench.server.put("new", b"old");
+    bench.server.put("edited", &content);
+    let first = mount(&bench, &[]);
+    let new = fs::File::create(first.path("new")).unwrap();
+    new.write_all_at(&content, 0).unwrap();
+    new.sync_all().unwrap();
+    let edited = fs::File::options().write(true).open(first.path("edited")).unwrap();
+    edited.write_all_at(b"changed", 5).unwrap();
+    edited.sync_all().unwrap();
+    first.kill();
+    drop((new, edited));
+    bench.server.let_the_dead_go();
+    bench.server.faults(&json!([
+        {"operation": "CompleteMultipartUpload", "action": {"status": 403, "code": "AccessDenied"}},
+        {"operation": "CopyObject", "action": {"status": 403, "code": "AccessDenied"}},
+    ]));
+    for entry in bench.recover_list() {
+        let id = id_of(&entry);
+        refused(&bench, &["publish", &id], &["AccessDenied"]);
+        refused(&bench, &["publish", &id, "--as", "elsewhere"], &["AccessDenied"]);
+    }
+    bench.server.clear_faults();
+    let second = mount(&bench, &["--recover", "safe"]);
+    second.settle();
+    assert_eq!(bench.server.keys(), ["edited", "new"]);
+    assert_same(&bench.server.get("new").unwrap(), &content, "new");
+    let mut wanted = content;
+    wanted[5..12].copy_from_slice(b"changed");
+    assert_same(&bench.server.get("edited").unwrap(), &wanted, "edited");
+    assert_eq!(bench.recover_list(), [Value::Null; 0]);
+    assert_eq!(bench.server.uploads(), [Value::Null; 0]);
 }

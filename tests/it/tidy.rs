@@ -365,3 +365,17 @@ fn the_scanner_sees_every_way_of_naming_a_module() {
     let text = "use crate::base::Key;\nuse crate::{logging, oss::{self, Client}, worker};\ncrate::spill::x()";
     assert_eq!(used(text).into_iter().collect::<Vec<_>>(), ["base", "logging", "oss", "spill", "worker"]);
 }
+
+#[test]
+fn crash_points_are_those_of_the_list_and_stand_once() {
+    let mut found: Vec<String> = Vec::new();
+    for path in sources() {
+        let code = production(&path);
+        found
+            .extend(code.split("crash::point(\"").skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned));
+    }
+    found.sort_unstable();
+    let mut listed: Vec<&str> = ossfuse::base::crash::ALL.to_vec();
+    listed.sort_unstable();
+    assert_eq!(found, listed);
+}

@@ -3,7 +3,7 @@
 use http::HeaderName;
 
 use super::meta;
-use crate::base::{ETag, ObjectKey, time};
+use crate::base::{ETag, ObjectKey, crash, time};
 use crate::oss::client::Client;
 use crate::oss::error::Error;
 use crate::oss::request::{Request, copy_source};
@@ -31,11 +31,15 @@ impl Client {
             Some(headers) => request.header_static("x-oss-metadata-directive", "REPLACE").stored_headers(headers)?,
             None => request.header_static("x-oss-metadata-directive", "COPY"),
         };
-        self.ask(&request, Expect::Xml, |reply| {
-            let (etag, last_modified) = parse_result(&reply.xml, "CopyObjectResult")?;
-            Ok::<_, XmlError>(CopyReceipt { etag, crc64: meta::crc64(&reply.headers), last_modified })
-        })
-        .await
+        crash::point("copy-sending");
+        let copied = self
+            .ask(&request, Expect::Xml, |reply| {
+                let (etag, last_modified) = parse_result(&reply.xml, "CopyObjectResult")?;
+                Ok::<_, XmlError>(CopyReceipt { etag, crc64: meta::crc64(&reply.headers), last_modified })
+            })
+            .await;
+        crash::point("copy-answered");
+        copied
     }
 }
 

@@ -10,6 +10,7 @@ use http::header::CONTENT_TYPE;
 use md5::{Digest as _, Md5};
 
 use crate::base::ObjectKey;
+use crate::base::crash;
 use crate::base::limits::PAGE_MAX;
 use crate::oss::client::Client;
 use crate::oss::error::Error;
@@ -28,7 +29,10 @@ impl Client {
     /// Succeeds whether or not the object was there.
     pub async fn delete_object(&self, key: &ObjectKey) -> Result<(), Error> {
         let request = Request::of_object(Operation::DeleteObject, key)?;
-        self.ask(&request, Expect::Nothing, |_| Ok::<_, Infallible>(())).await
+        crash::point("delete-sending");
+        let deleted = self.ask(&request, Expect::Nothing, |_| Ok::<_, Infallible>(())).await;
+        crash::point("delete-answered");
+        deleted
     }
 
     /// At most 1000 keys; returns those that the service says are gone. Under pressure it leaves some out: ask again
@@ -58,7 +62,10 @@ impl Client {
             .header(CONTENT_TYPE, "application/xml")?
             .header(CONTENT_MD5, &sum)?
             .body(Body::Bytes(Bytes::from(body)));
-        self.ask(&request, Expect::Xml, |reply| parse_deleted(&reply.xml)).await
+        crash::point("multi-delete-sending");
+        let deleted = self.ask(&request, Expect::Xml, |reply| parse_deleted(&reply.xml)).await;
+        crash::point("multi-delete-answered");
+        deleted
     }
 }
 

@@ -13,7 +13,7 @@ use http::header::CONTENT_TYPE;
 use super::copy::{COPY_IF_MATCH, COPY_SOURCE, parse_result};
 use super::meta;
 use crate::base::limits::PAGE_MAX;
-use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, UploadId, time};
+use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, UploadId, crash, time};
 use crate::oss::client::Client;
 use crate::oss::error::{Error, ErrorKind};
 use crate::oss::request::{Request, copy_source};
@@ -34,7 +34,10 @@ impl Client {
             .param("uploads", "")
             .param("encoding-type", "url")
             .put_headers(headers)?;
-        self.ask(&request, Expect::Xml, |reply| parse_initiated(&reply.xml)).await
+        crash::point("initiate-sending");
+        let begun = self.ask(&request, Expect::Xml, |reply| parse_initiated(&reply.xml)).await;
+        crash::point("initiate-answered");
+        begun
     }
 
     /// Replaces the part if it was sent before.
@@ -48,11 +51,15 @@ impl Client {
         let operation = Operation::UploadPart;
         let request =
             Request::of_upload(operation, key, upload)?.param("partNumber", part.to_string()).body(body.clone());
-        self.ask(&request, Expect::Nothing, |reply| {
-            let etag = meta::etag(&reply.headers)?;
-            Ok::<_, meta::Missing>(PartReceipt { etag, crc64: reply.sent_crc64, size: body.len() })
-        })
-        .await
+        crash::point("part-sending");
+        let stored = self
+            .ask(&request, Expect::Nothing, |reply| {
+                let etag = meta::etag(&reply.headers)?;
+                Ok::<_, meta::Missing>(PartReceipt { etag, crc64: reply.sent_crc64, size: body.len() })
+            })
+            .await;
+        crash::point("part-answered");
+        stored
     }
 
     /// The range must lie inside the source: the service copies the whole of it otherwise.
@@ -74,7 +81,10 @@ impl Client {
             .header(COPY_SOURCE, &copy_source(self.bucket(), source))?
             .header(COPY_RANGE, &range.http())?
             .header(COPY_IF_MATCH, &if_match.quoted())?;
-        self.ask(&request, Expect::Xml, |reply| parse_result(&reply.xml, "CopyPartResult").map(|(etag, _)| etag)).await
+        crash::point("part-copy-sending");
+        let copied = self.ask(&request, Expect::Xml, |reply| parse_result(&reply.xml, "CopyPartResult")).await;
+        crash::point("part-copy-answered");
+        copied.map(|(etag, _)| etag)
     }
 
     /// Parts ascending. The receipt's CRC64 is the service's; comparing it is up to the caller. `NoSuchUpload` of an
@@ -92,17 +102,28 @@ impl Client {
             .header(CONTENT_TYPE, "application/xml")?
             .forbid_overwrite(forbid_overwrite)
             .body(Body::Bytes(Bytes::from(complete_body(parts))));
-        self.ask(&request, Expect::Xml, |reply| {
-            let etag = parse_completed(&reply.xml)?;
-            Ok::<_, XmlError>(PutReceipt { etag, date: meta::date(&reply.headers), crc64: meta::crc64(&reply.headers) })
-        })
-        .await
+        crash::point("complete-sending");
+        let completed = self
+            .ask(&request, Expect::Xml, |reply| {
+                let etag = parse_completed(&reply.xml)?;
+                Ok::<_, XmlError>(PutReceipt {
+                    etag,
+                    date: meta::date(&reply.headers),
+                    crc64: meta::crc64(&reply.headers),
+                })
+            })
+            .await;
+        crash::point("complete-answered");
+        completed
     }
 
     /// An upload that is gone already counts as aborted.
     pub async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<(), Error> {
         let request = Request::of_upload(Operation::AbortMultipartUpload, key, upload)?;
-        match self.ask(&request, Expect::Nothing, |_| Ok::<_, Infallible>(())).await {
+        crash::point("abort-sending");
+        let aborted = self.ask(&request, Expect::Nothing, |_| Ok::<_, Infallible>(())).await;
+        crash::point("abort-answered");
+        match aborted {
             Err(error) if error.kind == ErrorKind::NoSuchUpload => Ok(()),
             result => result,
         }

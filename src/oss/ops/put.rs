@@ -1,7 +1,7 @@
 //! PutObject (OSS reference §7.6).
 
 use super::meta;
-use crate::base::ObjectKey;
+use crate::base::{ObjectKey, crash};
 use crate::oss::client::Client;
 use crate::oss::error::Error;
 use crate::oss::request::Request;
@@ -13,14 +13,18 @@ impl Client {
     /// doing.
     pub async fn put_object(&self, key: &ObjectKey, body: &Body, headers: &PutHeaders) -> Result<PutReceipt, Error> {
         let request = Request::of_object(Operation::PutObject, key)?.put_headers(headers)?.body(body.clone());
-        self.ask(&request, Expect::Nothing, |reply| {
-            let etag = meta::etag(&reply.headers)?;
-            Ok::<_, meta::Missing>(PutReceipt {
-                etag,
-                date: meta::date(&reply.headers),
-                crc64: meta::crc64(&reply.headers),
+        crash::point("put-sending");
+        let stored = self
+            .ask(&request, Expect::Nothing, |reply| {
+                let etag = meta::etag(&reply.headers)?;
+                Ok::<_, meta::Missing>(PutReceipt {
+                    etag,
+                    date: meta::date(&reply.headers),
+                    crc64: meta::crc64(&reply.headers),
+                })
             })
-        })
-        .await
+            .await;
+        crash::point("put-answered");
+        stored
     }
 }

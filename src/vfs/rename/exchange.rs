@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::super::Vfs;
-use super::super::attr::Kind;
+use super::super::attr::{Kind, Version};
 use super::super::call::Call;
 use super::super::error::FsError;
 use super::super::tree::Listed;
@@ -14,7 +14,7 @@ use super::{Place, relocate, stale};
 use crate::base::caller::wait;
 use crate::base::limits::PRIVATE_DIR;
 use crate::base::time::{micros, now};
-use crate::base::{ETag, ObjectKey, SessionId};
+use crate::base::{ETag, ObjectKey, SessionId, crash};
 use crate::intent::{IntentRecord, Swap, Work, copy_any};
 use crate::journal::CopyRecord;
 use crate::ledger::Effect;
@@ -32,6 +32,22 @@ struct Side {
     etag: ETag,
 }
 
+/// One of the two, where it is now.
+#[derive(Debug)]
+struct Exchanged {
+    ino: u64,
+    key: ObjectKey,
+    /// Its copy there; `None` where it is not known to be one.
+    record: Option<CopyRecord>,
+}
+
+impl Side {
+    fn moved_to(&self, other: &Self, copy: CopyReceipt) -> Exchanged {
+        let record = CopyRecord { before: self.etag.clone(), after: copy.etag, at: copy.last_modified };
+        Exchanged { ino: self.ino, key: other.key.clone(), record: Some(record) }
+    }
+}
+
 impl Vfs {
     /// Has two names change places.
     ///
@@ -45,6 +61,9 @@ impl Vfs {
         }
         if first.1 == Kind::Dir || second.1 == Kind::Dir {
             return Err(FsError::Invalid);
+        }
+        for place in [one, two] {
+            self.attributes_replayed_at(&self.file_key(&self.child_path(place.parent, place.name)?)?).await?;
         }
         for _ in 0..TRIES {
             for ino in [first.0, second.0] {
@@ -63,19 +82,40 @@ impl Vfs {
         Err(FsError::Busy)
     }
 
-    /// What an earlier process had begun is finished by whoever takes up its intent; the names follow here.
+    /// What an earlier process had begun is finished by whoever takes up its intent; names and versions follow here,
+    /// as they are found. Where it died before anything had changed, it is done from the start.
     pub(super) async fn exchange_again(&self, call: Call, one: Place<'_>, two: Place<'_>) -> Result<(), FsError> {
-        let _finished = self.fence_both(one, two).await?;
-        let inodes = {
-            let mut tree = self.tree.lock();
-            let inodes = [one, two].map(|place| tree.child(place.parent, place.name));
-            if let [Some(first), Some(second)] = inodes {
-                tree.exchange(first, second);
-            }
-            self.note_done(call);
-            inodes
+        let (paths, fence) = self.fence_both(one, two).await?;
+        let keys = [self.file_key(&paths.0)?, self.file_key(&paths.1)?];
+        let (at_one, at_two) = tokio::join!(self.found(&keys[0]), self.found(&keys[1]));
+        let found = [at_one?, at_two?];
+        let held = {
+            let tree = self.tree.lock();
+            [one, two].map(|place| {
+                let ino = tree.child(place.parent, place.name)?;
+                Some((ino, tree.node(ino)?.version.clone()))
+            })
         };
-        inodes.into_iter().flatten().for_each(|ino| self.forget_freshness(ino));
+        let [Some((first, version)), Some((second, other))] = held else {
+            // Nothing is known of one of them here: the next look-up tells.
+            self.note_done(call);
+            held.into_iter().flatten().for_each(|(ino, _)| self.forget_freshness(ino));
+            return Ok(());
+        };
+        let is_there = |held: &Option<Version>, found: &Option<ObjectMeta>| {
+            held.as_ref().zip(found.as_ref()).is_some_and(|(held, found)| held.etag == found.etag)
+        };
+        if is_there(&version, &found[0]) && is_there(&other, &found[1]) {
+            drop(fence);
+            return self.exchange(call, one, two).await;
+        }
+        let [one, two] = keys;
+        let moves = [
+            Exchanged { ino: first, record: copied(version.as_ref(), found[1].as_ref()), key: two },
+            Exchanged { ino: second, record: copied(other.as_ref(), found[0].as_ref()), key: one },
+        ];
+        self.exchanged(call, moves).await?;
+        [first, second].into_iter().for_each(|ino| self.forget_freshness(ino));
         Ok(())
     }
 
@@ -118,6 +158,7 @@ impl Vfs {
         self.begin(call);
         let swap = Swap::Swapping { one: one.etag.clone(), two: two.etag.clone() };
         self.intents.write(&IntentRecord { id: intent, work: work(swap.clone()) }, true)?;
+        crash::point("exchange-saved");
         self.rekey_reader(one.ino, &one.etag, &hidden, &saved.etag);
         match self.swap(call, (one, two), &hidden, &saved.etag).await {
             Ok(()) => {
@@ -139,10 +180,13 @@ impl Vfs {
         saved: &ETag,
     ) -> Result<(), FsError> {
         let second = self.copy_version(&two.key, &one.key, &two.etag).await.map_err(stale)?;
+        crash::point("exchange-one-copied");
         self.rekey_reader(two.ino, &two.etag, &one.key, &second.etag);
         let first = self.copy_version(hidden, &two.key, saved).await.map_err(stale)?;
+        crash::point("exchange-both-copied");
         self.rekey_reader(one.ino, saved, &two.key, &first.etag);
-        self.exchanged(call, (one, &first), (two, &second)).await?;
+        self.exchanged(call, [one.moved_to(two, first), two.moved_to(one, second)]).await?;
+        crash::point("exchange-shown");
         Ok(self.client.delete_object(hidden).await?)
     }
 
@@ -175,34 +219,26 @@ impl Vfs {
     }
 
     /// Shows both under their new names; sessions that were begun meanwhile go along.
-    async fn exchanged(
-        &self,
-        call: Call,
-        one: (&Side, &CopyReceipt),
-        two: (&Side, &CopyReceipt),
-    ) -> Result<(), FsError> {
-        let moves = [(one.0, &two.0.key, one.1), (two.0, &one.0.key, two.1)];
+    async fn exchanged(&self, call: Call, moves: [Exchanged; 2]) -> Result<(), FsError> {
         {
             let mut tree = self.tree.lock();
-            tree.exchange(one.0.ino, two.0.ino);
+            tree.exchange(moves[0].ino, moves[1].ino);
             // Together: a repetition must not change them back.
             self.note_done(call);
-            for (side, key, copy) in moves {
-                let (before, after) = (side.etag.clone(), copy.etag.clone());
-                let record = CopyRecord { before, after, at: copy.last_modified };
-                let Some(node) = tree.node_mut(side.ino) else { continue };
-                relocate::carry(node, key, Some(&record));
+            for Exchanged { ino, key, record } in &moves {
+                let Some(node) = tree.node_mut(*ino) else { continue };
+                relocate::carry(node, key, record.as_ref());
                 let (kind, version, place) = (node.attr.kind, node.version.clone(), node.place.clone());
                 if let Some((parent, name)) = place {
-                    tree.changed(parent, &name, Some(Listed { kind, ino: side.ino, version }));
+                    tree.changed(parent, &name, Some(Listed { kind, ino: *ino, version }));
                 }
-                tree.note_object(side.ino);
+                tree.note_object(*ino);
             }
         }
-        for (side, key, copy) in moves {
-            let Some(dirty) = self.dirty_at(side.ino) else { continue };
-            let object = Rekeyed { before: side.etag.clone(), key: key.clone(), after: copy.etag.clone() };
-            match dirty.rename(key.clone(), Some(object)).await {
+        for Exchanged { ino, key, record } in moves {
+            let Some(dirty) = self.dirty_at(ino) else { continue };
+            let object = record.map(|copy| Rekeyed { before: copy.before, key: key.clone(), after: copy.after });
+            match dirty.rename(key, object).await {
                 Err(WriteError::Retired) => self.pass_retired(&dirty),
                 other => other?,
             }
@@ -244,6 +280,17 @@ impl Vfs {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What is found at a key as the copy of a version, if it has its bytes.
+fn copied(version: Option<&Version>, found: Option<&ObjectMeta>) -> Option<CopyRecord> {
+    let (version, found) = version.zip(found)?;
+    let is_same = version.size == found.size && version.crc64.is_some() && version.crc64 == found.crc64;
+    is_same.then(|| CopyRecord {
+        before: version.etag.clone(),
+        after: found.etag.clone(),
+        at: Some(found.last_modified),
+    })
 }
 
 pub(super) fn same_bytes(one: &ObjectMeta, two: &ObjectMeta) -> bool {

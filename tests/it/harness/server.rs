@@ -197,6 +197,15 @@ impl Server {
         }
     }
 
+    /// Those whose keys begin with this.
+    pub(crate) fn objects_under(&self, prefix: &str) -> Vec<Value> {
+        let prefix = percent_encoding::utf8_percent_encode(prefix, percent_encoding::NON_ALPHANUMERIC);
+        match self.json(&format!("objects/{BUCKET}?prefix={prefix}")) {
+            Value::Array(objects) => objects,
+            other => panic!("{other}"),
+        }
+    }
+
     /// The keys of all objects.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.objects().iter().map(|object| object["key"].as_str().unwrap().to_owned()).collect()
