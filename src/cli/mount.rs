@@ -20,6 +20,7 @@ use crate::{logging, supervise};
 ///
 /// Returns as soon as the mount answers; without -f it then runs in the background.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "ossfuse mount [OPTIONS] <BUCKET[:PREFIX]> <MOUNTPOINT>")]
 #[command(after_help = EXAMPLE, after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// The bucket, and perhaps the prefix under which everything is
