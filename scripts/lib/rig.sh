@@ -49,6 +49,9 @@ rig_serve() {
     trap 'exit 143' TERM HUP
     mkdir "$rig/run"
     export XDG_RUNTIME_DIR=$rig/run
+    # Nor has a config file of his.
+    : >"$rig/config.toml"
+    export OSSFUSE_CONFIG=$rig/config.toml
     "$program" dev-server --data "$rig/data" --listen 127.0.0.1:0 --bucket bench "$@" >"$rig/server.out" &
     rig_server=$!
     for _ in $(seq 600); do

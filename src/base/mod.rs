@@ -8,6 +8,7 @@ pub mod budget;
 pub mod caller;
 pub mod crash;
 pub mod crc64;
+pub mod fields;
 pub mod ids;
 pub mod key;
 pub mod limits;

@@ -72,10 +72,10 @@ fn spawn(config: &MountConfig) -> io::Result<(Child, PipeReader)> {
     let (reader, writer) = io::pipe()?;
     let fd = writer.as_raw_fd();
     let mut command = Command::new(std::env::current_exe()?);
+    // Under the name it has now, which tells mount(8)'s helper, and so what the arguments mean.
     if let Some(name) = std::env::args_os().next() {
         command.arg0(name);
     }
-    // Under the same name: as mount(8)'s helper its arguments are others.
     command.args(std::env::args_os().skip(1)).env(READY_VARIABLE, fd.to_string());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr_of(config)?);
     // SAFETY: the closure makes system calls only, which is all that may be done between fork and exec.

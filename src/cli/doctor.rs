@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use super::flags::ConnectionFlags;
 use super::mountinfo::{self, Pulse};
+use super::preflight::fuse_device;
 use super::{Error, log_warnings, print};
 use crate::base::limits::{GIB, MIB};
 use crate::base::units::format_size;
@@ -111,13 +112,9 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 
 fn device() -> Check {
     const NAME: &str = "/dev/fuse";
-    match File::options().read(true).write(true).open("/dev/fuse") {
-        Ok(_) => Check::ok(NAME, "can be opened"),
-        Err(error) => Check::fail(
-            NAME,
-            format!("cannot be opened: {error}"),
-            "run `modprobe fuse` as root; in a container, pass it in with --device /dev/fuse",
-        ),
+    match fuse_device() {
+        Ok(()) => Check::ok(NAME, "can be opened"),
+        Err((why, mend)) => Check::fail(NAME, why, mend),
     }
 }
 
@@ -126,12 +123,15 @@ fn kernel() -> Check {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
     match version(release) {
-        Some(found) if found >= KERNEL_WANTED => {
-            Check::ok(NAME, format!("{release} sends unanswered requests again (FUSE_HAS_RESEND), and has passthrough"))
-        }
+        Some(found) if found >= KERNEL_WANTED => Check::ok(
+            NAME,
+            format!(
+                "{release} has FUSE_HAS_RESEND and passthrough: recovery is transparent, programs go on after a crash"
+            ),
+        ),
         Some(_) => Check::warn(
             NAME,
-            format!("{release} has no FUSE_HAS_RESEND and no passthrough: after a crash open files fail once"),
+            format!("{release} has no FUSE_HAS_RESEND, no passthrough: recovery is by remount, open files fail once"),
             "use Linux 6.9 or newer where that matters",
         ),
         None => Check::warn(NAME, format!("its version `{release}` is not understood"), "6.9 or newer is best"),

@@ -4,6 +4,7 @@
 //! [`crate::config::options`]. Here alone a result becomes a line on stderr and an exit status: 0 done, 1 failed,
 //! 2 wrong usage.
 
+mod adopt;
 mod config;
 mod detach;
 mod dev_server;
@@ -39,11 +40,17 @@ use crate::worker;
 ///
 /// What `cp` copied into it with exit status 0 is in OSS and verified; a crash loses nothing that was acknowledged.
 #[derive(Debug, Parser)]
-#[command(name = "ossfuse", version, max_term_width = 100, after_help = EXAMPLE)]
+#[command(name = "ossfuse", version, long_version = LONG_VERSION, max_term_width = 100, after_help = EXAMPLE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// `--version`; `-V` is the first word of it.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\nfeatures: supervisor (transparent recovery), tls (rustls), systemd (sd_notify, journal), dev-server"
+);
 
 const EXAMPLE: &str = "Example:
   export OSS_ACCESS_KEY_ID=... OSS_ACCESS_KEY_SECRET=...
@@ -156,10 +163,16 @@ fn log_warnings() {
 
 /// Writes a command's result to stdout; a reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Error> {
+    print_while_read(text).map(drop)
+}
+
+/// The same; whether somebody still reads.
+fn print_while_read(text: &str) -> Result<bool, Error> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::new("stdout", error, "")),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::new("stdout", error, "")),
     }
 }
 

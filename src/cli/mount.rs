@@ -9,7 +9,7 @@ use clap::builder::ArgPredicate;
 
 use super::flags::MountFlags;
 use super::table::{fit, render};
-use super::{Error, complain, detach, preflight, print};
+use super::{Error, adopt, complain, detach, preflight, print};
 use crate::config::{self, Environment, Layers, LogConfig, MountConfig, Problem, RawOptions, RawValue, options};
 use crate::control::{READY_VARIABLE, Ready};
 use crate::supervise::memory_file;
@@ -20,6 +20,7 @@ use crate::{logging, supervise};
 ///
 /// Returns as soon as the mount answers; without -f it then runs in the background.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "ossfuse mount [OPTIONS] <BUCKET[:PREFIX]> <MOUNTPOINT>")]
 #[command(after_help = EXAMPLE, after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// The bucket, and perhaps the prefix under which everything is
@@ -104,6 +105,9 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         return serve_in_background(settled, pipe);
     }
     let Settled { layers, config, .. } = &settled;
+    if config.foreground && adopt::by_systemd(config)? {
+        return Ok(());
+    }
     let state_dir_is_chosen = layers.raw.given(&options::STATE_DIR).is_some();
     preflight::check(config, state_dir_is_chosen)?;
     if config.foreground {
@@ -156,8 +160,7 @@ fn serve(settled: Settled, ready: Ready) -> Result<(), Error> {
     worker::forbid_core_files();
     let Settled { layers, config, settings } = settled;
     if config.supervised {
-        // The worker writes the log; what there is to say about workers goes to stderr, which is the same place.
-        start_log(&LogConfig { file: None, ..config.log.clone() }, &layers.warnings)?;
+        start_log(&config.log, &layers.warnings)?;
         return supervise(&config, &settings, ready);
     }
     start_log(&config.log, &layers.warnings)?;
@@ -190,7 +193,14 @@ fn supervise(config: &MountConfig, settings: &Settings, ready: Ready) -> Result<
 
 /// Holds a mount that another supervisor has held before.
 pub(super) fn take_over_if_asked() -> Option<ExitCode> {
-    let outcome = supervise::take_over_if_asked()?;
+    let outcome = supervise::inherited()?.and_then(|inheritance| {
+        // What happens to workers is worth a line also where the log's place cannot be had any more.
+        let told = inheritance.settings().map_err(|error| error.to_string()).and_then(|told| config_of(&told));
+        if let Err(line) = told.and_then(|config| start_log_again(&config.log)) {
+            complain(&line);
+        }
+        supervise::take_over(inheritance)
+    });
     Some(match outcome {
         Ok(supervise::Outcome::Ended) => ExitCode::SUCCESS,
         Ok(supervise::Outcome::Failed(line)) => {
@@ -204,15 +214,19 @@ pub(super) fn take_over_if_asked() -> Option<ExitCode> {
     })
 }
 
+/// What an earlier process of the mount was told.
+fn config_of(settings: &[u8]) -> Result<MountConfig, String> {
+    let settings = serde_json::from_slice::<Settings>(settings).map_err(|error| error.to_string())?;
+    settings.config().map_err(|problem| problem.to_string())
+}
+
+fn start_log_again(config: &LogConfig) -> Result<(), String> {
+    logging::start(config).map_err(|error| format!("the log cannot be written: {error}; see --log-file"))
+}
+
 /// The worker of a mount. It speaks to its supervisor and into the log, to nobody else.
 pub(super) fn work((supervised, settings): (Supervised, Vec<u8>)) -> ExitCode {
-    let config = serde_json::from_slice::<Settings>(&settings)
-        .map_err(|error| error.to_string())
-        .and_then(|settings| settings.config().map_err(|problem| problem.to_string()));
-    let config = config.and_then(|config| match logging::start(&config.log) {
-        Ok(()) => Ok(config),
-        Err(error) => Err(format!("the log cannot be written: {error}; see --log-file")),
-    });
+    let config = config_of(&settings).and_then(|config| start_log_again(&config.log).map(|()| config));
     let failed = match config {
         Ok(config) => worker::run_supervised(config, supervised.clone()).err().map(|error| error.to_string()),
         Err(line) => Some(line),

@@ -67,12 +67,17 @@ pub(super) fn unreachable_folder(mountpoint: &Path, error: &io::Error) -> Error 
 }
 
 fn check_fuse_device() -> Result<(), Error> {
+    fuse_device().map_err(|(why, mend)| Error::new("/dev/fuse", why, mend))
+}
+
+/// Why the device cannot be used, and the mend. fusermount3 opens it with the rights of its user, too.
+pub(super) fn fuse_device() -> Result<(), (String, &'static str)> {
     let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") else { return Ok(()) };
     let mend = match error.kind() {
         ErrorKind::NotFound => "run `modprobe fuse` as root; in a container, pass it in with --device /dev/fuse",
         _ => "let this user read and write it; in a container, pass it in with --device /dev/fuse",
     };
-    Err(Error::new("/dev/fuse", format!("cannot be opened: {error}"), mend))
+    Err((format!("cannot be opened: {error}"), mend))
 }
 
 /// A mount that kept its own state in itself would wait for itself.

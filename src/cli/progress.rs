@@ -14,6 +14,13 @@ pub(super) fn count(pending: Pending) -> String {
     format!("{files} ({})", format_size(pending.bytes))
 }
 
+/// `[##..]`: how much of it is done, in so many cells.
+pub(super) fn bar(done: u64, whole: u64, cells: u64) -> String {
+    let full = u128::from(cells) * u128::from(done) / u128::from(whole.max(1));
+    let cells: String = (0..u128::from(cells)).map(|cell| if cell < full { '#' } else { '.' }).collect();
+    format!("[{cells}]")
+}
+
 /// A progress bar on stderr, if that is a terminal.
 #[derive(Debug, Default)]
 pub(super) struct Bar {
@@ -33,9 +40,7 @@ impl Bar {
 
     fn line(&self, pending: Pending) -> String {
         let sent = self.most.saturating_sub(pending.bytes);
-        let cells = BAR_WIDTH * sent / self.most.max(1);
-        let bar: String = (0..BAR_WIDTH).map(|cell| if cell < cells { '#' } else { '.' }).collect();
-        format!("[{bar}] {} to send", count(pending))
+        format!("{} {} to send", bar(sent, self.most, BAR_WIDTH), count(pending))
     }
 
     pub(super) fn clear(&mut self) {

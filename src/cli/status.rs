@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::flags::CommonFlags;
+use super::progress::bar;
 use super::table::{fit, render};
-use super::{Error, complain, print};
+use super::{Error, complain, print, print_while_read};
 use crate::base::units::format_size;
 use crate::config::{Environment, absolute_mountpoint, socket_path};
 use crate::control::client::{self, live_sockets};
-use crate::control::protocol::{Expiring, LastError, MountState, StatusReport, UploadStatus};
+use crate::control::protocol::{Expiring, LastError, MountState, Recovery, StatusReport, UploadStatus};
 use crate::control::{MountStatus, Pending, Request, Response};
 
 /// How long a mount may take to answer: a worker that has died is replaced within that, or it is said that there is none.
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is shown again by `--watch`.
 const WATCH: Duration = Duration::from_secs(1);
 /// Cells of the bar of an upload.
-const BAR_WIDTH: usize = 24;
+const BAR_WIDTH: u64 = 24;
 /// Uploads that are shown one by one.
 const UPLOADS_SHOWN: usize = 10;
 
@@ -63,7 +64,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 }
 
 /// What is shown at one instant; with `bars` columns, a bar for each upload.
-fn page(args: &Args, environment: &Environment, bars: usize) -> Result<String, Error> {
+fn page(args: &Args, environment: &Environment, bars: u64) -> Result<String, Error> {
     let runtime_dir = environment.runtime_dir()?;
     let mounts = match &args.mountpoint {
         Some(path) => vec![of_one(path, environment, &runtime_dir)?],
@@ -92,7 +93,9 @@ fn watch(args: &Args, environment: &Environment) -> Result<(), Error> {
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         loop {
             let page = page(args, environment, BAR_WIDTH)?;
-            print(&format!("{before}{page}{after}"))?;
+            if !print_while_read(&format!("{before}{page}{after}"))? {
+                return Ok(());
+            }
             tokio::select! {
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
@@ -103,15 +106,13 @@ fn watch(args: &Args, environment: &Environment) -> Result<(), Error> {
 }
 
 /// A bar for each upload.
-fn progress(mounts: &[MountStatus], width: usize) -> String {
+fn progress(mounts: &[MountStatus], width: u64) -> String {
     let uploads = mounts.iter().flat_map(|mount| &mount.uploads).take(UPLOADS_SHOWN);
     let rows: Vec<Vec<String>> = uploads
         .map(|upload| {
             let done = upload.bytes_done.min(upload.size);
-            let cells = usize::try_from(done * width as u64 / upload.size.max(1)).unwrap_or(width);
-            let bar: String = (0..width).map(|cell| if cell < cells { '#' } else { '.' }).collect();
             let amount = format!("{} of {}", format_size(done), format_size(upload.size));
-            vec![format!("[{bar}]"), amount, fit(&upload.key, 24)]
+            vec![bar(done, upload.size, width), amount, fit(&upload.key, 24)]
         })
         .collect();
     if rows.is_empty() { String::new() } else { format!("\n{}", render(&rows)) }
@@ -217,6 +218,7 @@ fn details(mount: &MountStatus) -> String {
         ("endpoint", mount.endpoint.clone()),
         ("state", format!("{}{since}", state(mount.state))),
         ("running", running(mount)),
+        ("crash", after_crash(mount).to_owned()),
         ("pending", pending(mount.pending)),
         ("kept", pending(mount.kept)),
         ("expiring", mount.expiring.as_ref().map_or_else(String::new, expiring)),
@@ -246,6 +248,15 @@ fn running(mount: &MountStatus) -> String {
         Some(restarts) => format!(", {restarts} restarts"),
     };
     format!("{since}{worker}{restarts}")
+}
+
+/// What the death of a worker means to programs here.
+fn after_crash(mount: &MountStatus) -> &'static str {
+    match mount.recovery {
+        Some(Recovery::Transparent) => "transparent: another worker takes over, programs go on",
+        Some(Recovery::Remount) => "remount: files that are open fail once, nothing closed or synced is lost",
+        None => "",
+    }
 }
 
 /// `12 known, 3 open`. Empty where nothing is known, as below: the row is left out then.

@@ -1,6 +1,6 @@
 //! `ossfuse uploads`: the multipart uploads that stand in a bucket, and giving up those that nobody will finish.
 //!
-//! An upload is aborted only where it is nobody's that this machine knows of and old enough: the journals of this
+//! An upload is aborted only where it is nobody's that this user's state tells of and old enough: the journals of this
 //! user's state folders, of mounted ones through their mounts, say what is somebody's. `--force` lifts both bars.
 
 use std::collections::BTreeSet;
@@ -56,13 +56,13 @@ struct Choice {
     flags: ConnectionFlags,
 }
 
-/// Give up uploads that are a day old and that no mount of this machine will finish.
+/// Give up uploads that are a day old and that no mount of this user will finish.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE, after_long_help = EXAMPLE)]
 struct AbortArgs {
     #[command(flatten)]
     choice: Choice,
-    /// Also those that a mount of this machine owns, and younger ones, unless --older-than is given
+    /// Also those that a mount of this user owns, and younger ones, unless --older-than is given
     #[arg(long)]
     force: bool,
 }
@@ -126,8 +126,8 @@ fn abort(args: &AbortArgs) -> Result<(), Error> {
         let nothing = if aborted.is_empty() { format!("there are no uploads{age} to abort\n") } else { String::new() };
         let left = match owned.len() {
             0 => String::new(),
-            1 => "1 belongs to a mount of this machine and stays\n".to_owned(),
-            count => format!("{count} belong to mounts of this machine and stay\n"),
+            1 => "1 belongs to a mount of this user and stays\n".to_owned(),
+            count => format!("{count} belong to mounts of this user and stay\n"),
         };
         print(&format!("{names}{nothing}{left}"))?;
     }
@@ -182,11 +182,12 @@ fn find(choice: &Choice, age: Option<Duration>, lenient: bool) -> Result<(Servic
     let layers = Layers::gather(choice.flags.0.clone(), &environment)?;
     let target: Target = choice.target.parse()?;
     let service = Service::open(&layers, &environment, &target)?;
-    let owned = owned(&layers, &environment, &target.bucket, lenient)?;
     let found = service.uploads(target.prefix.as_str());
     let found = found.map_err(|error| {
         Error::new(&target.bucket, error, "check the connection and the rights of the key: oss:ListMultipartUploads")
     })?;
+    // After the list: an upload that a mount begins in between is in neither, or known to be somebody's.
+    let owned = owned(&layers, &environment, &target.bucket, lenient)?;
     let is_old = |upload: &UploadInfo| age.is_none_or(|age| is_older(upload.initiated, age));
     let known = |upload: UploadInfo| {
         let upload_id = upload.upload_id.as_str().to_owned();

@@ -139,7 +139,11 @@ impl Chain<'_> {
     }
 
     fn file(&self, path: PathBuf, profile: Option<String>) -> Source {
-        Source::File(KeyFile { path, profile, bucket: self.bucket.to_owned() })
+        Source::File(self.key_file(path, profile))
+    }
+
+    fn key_file(&self, path: PathBuf, profile: Option<String>) -> KeyFile {
+        KeyFile { path, profile, bucket: self.bucket.to_owned() }
     }
 
     fn profile(&self) -> Option<String> {
@@ -160,7 +164,7 @@ impl Chain<'_> {
             Some(self.environment.password_file.clone()),
         ];
         for path in places.into_iter().flatten().filter(|path| path.exists()) {
-            let file = KeyFile { path: path.clone(), profile: self.profile(), bucket: self.bucket.to_owned() };
+            let file = self.key_file(path, self.profile());
             match look_at(&file)? {
                 Content::Nothing => {}
                 Content::Keys(_) | Content::Elsewhere(_) => return Ok(Some(Source::File(file))),

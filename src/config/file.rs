@@ -60,27 +60,29 @@ pub(super) fn read_level(path: &Path, profile: Option<&str>) -> Result<log::Leve
     Ok(raw.choice(&options::LOG_LEVEL)?.and_then(|word| word.parse().ok()).unwrap_or(log::LevelFilter::Info))
 }
 
-/// The config file that is read, if any is.
+/// The config file that is read, if any is: the one that is named, the user's own, or the machine's.
 pub(super) fn place(given: &RawOptions, environment: &Environment) -> Result<Option<PathBuf>, Problem> {
     if let Some(path) = given.path(&options::CONFIG, &environment.cwd)? {
         return Ok(Some(path));
     }
-    let usual = environment.user_config().into_iter().chain([environment.system_config.clone()]);
-    Ok(usual.into_iter().find(|path| path.exists()))
+    if let Some(path) = environment.user_config().filter(|path| path.exists()) {
+        return Ok(Some(path));
+    }
+    Ok(Some(environment.system_config.clone()).filter(|path| path.exists() && !is_barred(path)))
+}
+
+/// The machine's file may hold root's secrets: for others it is as if it were not there.
+fn is_barred(path: &Path) -> bool {
+    std::fs::File::open(path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 fn open_first(given: &RawOptions, environment: &Environment) -> Result<Option<(PathBuf, String)>, Problem> {
-    if let Some(path) = given.path(&options::CONFIG, &environment.cwd)? {
-        let found = read(&path)?;
-        let missing = || Problem::new(path.display(), "there is no such config file", "see --config");
-        return found.ok_or_else(missing).map(|text| Some((path.clone(), text)));
+    let Some(path) = place(given, environment)? else { return Ok(None) };
+    match read(&path)? {
+        Some(text) => Ok(Some((path, text))),
+        None if given.given(&options::CONFIG).is_none() => Ok(None),
+        None => Err(Problem::new(path.display(), "there is no such config file", "see --config")),
     }
-    for path in environment.user_config().into_iter().chain([environment.system_config.clone()]) {
-        if let Some(text) = read(&path)? {
-            return Ok(Some((path, text)));
-        }
-    }
-    Ok(None)
 }
 
 /// `None` where there is no such file.

@@ -253,7 +253,8 @@ pub struct LogConfig {
 }
 
 impl LogConfig {
-    /// The level as the config file says now; `None` where it says none, or may not.
+    /// The level as the config file says now, or the default where it says none; `None` where a flag, `-o` or the
+    /// environment has said it, there is no config file, or that cannot be read.
     pub fn reread_level(&self) -> Option<log::LevelFilter> {
         let (path, profile) = self.level_file.as_ref()?;
         match file::read_level(path, profile.as_deref()) {

@@ -89,12 +89,15 @@ impl RawOptions {
         }
     }
 
-    /// Lays `other` over these.
+    /// Lays `other` over these. Flags for the kernel are joined: each `-o` may have some, and the last word counts.
     pub fn merge(&mut self, other: Self) {
         for (name, value) in other.values {
-            if let Some(spec) = options::find(name) {
-                self.set(spec, value.text, value.source);
-            }
+            let Some(spec) = options::find(name) else { continue };
+            let text = match self.given(&options::KERNEL_FLAGS).filter(|_| *spec == options::KERNEL_FLAGS) {
+                Some(before) => format!("{},{}", before.text, value.text),
+                None => value.text,
+            };
+            self.set(spec, text, value.source);
         }
     }
 
@@ -377,6 +380,10 @@ mod tests {
         let raw = parse_mount_options(line).unwrap();
         assert!(raw.flag(&READ_ONLY).unwrap() && raw.flag(&ALLOW_OTHER).unwrap());
         assert_eq!(raw.text(&options::KERNEL_FLAGS), Some("noexec,noatime"));
+        let mut joined = parse_mount_options("noexec").unwrap();
+        joined.merge(parse_mount_options("ro").unwrap());
+        joined.merge(parse_mount_options("noatime").unwrap());
+        assert_eq!(joined.text(&options::KERNEL_FLAGS), Some("noexec,noatime"), "of several -o");
         assert!(parse_mount_options("kernel-flags=exec").is_err());
         assert!(parse_mount_options("frobnicate").is_err());
         assert_eq!(parse_sloppy_mount_options("frobnicate=1,ro").unwrap().text(&READ_ONLY), Some("yes"));

@@ -121,14 +121,28 @@ pub(super) fn check_values(raw: &RawOptions, environment: &Environment) -> Resul
     }
     raw.count(&o::DOWNLOAD_WORKERS, 1, WORKERS_MAX)?;
     raw.frequency(&o::LIMIT_REQUESTS)?;
+    for spec in [&o::TRY_TIMEOUT, &o::OUTAGE_TIMEOUT, &o::MOUNT_TIMEOUT] {
+        raw.timeout(spec)?;
+    }
     raw.size_between(&o::MEMORY_LIMIT, MEMORY_BYTES_MIN, MEMORY_BYTES_MAX)?;
     if raw.given(&o::ENDPOINT).is_some() || raw.given(&o::REGION).is_some() {
         let cname = raw.flag(&o::CNAME)?;
         let (endpoint, region) = resolve_endpoint(raw, cname)?;
+        check_encrypted(raw, &endpoint)?;
         resolve_addressing(raw, cname, &endpoint)?;
         resolve_signature(raw, region.as_deref())?;
     }
     Ok(())
+}
+
+/// Refuses an unencrypted way to another machine that nobody has accepted; whether somebody has.
+fn check_encrypted(raw: &RawOptions, endpoint: &Endpoint) -> Result<bool, Problem> {
+    let allow_http = raw.flag(&o::ALLOW_HTTP)?;
+    if endpoint.https || allow_http || endpoint::is_loopback(endpoint) {
+        return Ok(allow_http);
+    }
+    let why = format!("{} is not encrypted", Url(endpoint));
+    Err(Problem::new(raw.describe(&o::ENDPOINT), why, "use https://, or accept it with --allow-http"))
 }
 
 /// The folder that holds a folder for each bucket and prefix.
@@ -231,11 +245,7 @@ pub fn resolve_connection(
 ) -> Result<ConnectionConfig, Problem> {
     let cname = raw.flag(&o::CNAME)?;
     let (endpoint, region) = resolve_endpoint(raw, cname)?;
-    let allow_http = raw.flag(&o::ALLOW_HTTP)?;
-    if !endpoint.https && !allow_http && !endpoint::is_loopback(&endpoint) {
-        let why = format!("{} is not encrypted", Url(&endpoint));
-        return Err(Problem::new(raw.describe(&o::ENDPOINT), why, "use https://, or accept it with --allow-http"));
-    }
+    let allow_http = check_encrypted(raw, &endpoint)?;
     let try_timeout: Duration = raw.timeout(&o::TRY_TIMEOUT)?;
     Ok(ConnectionConfig {
         addressing: resolve_addressing(raw, cname, &endpoint)?,

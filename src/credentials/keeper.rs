@@ -16,6 +16,9 @@ use crate::oss::{CredentialSource, Credentials};
 
 /// How often a file is looked at.
 const FILE_LOOK: Duration = Duration::from_secs(2);
+/// How often, and how many times, a directory is looked at again that seems to be halfway through a rotation.
+const ROTATION_LOOK: Duration = Duration::from_millis(500);
+const ROTATION_LOOKS: u32 = 10;
 /// Longest before their end that keys are refreshed (OSS reference, §5.2).
 const AHEAD_MAX: Duration = Duration::from_secs(20 * 60);
 /// After a refresh that failed.
@@ -56,11 +59,28 @@ impl Keeper {
     /// The place has none now; the ones before serve on.
     pub async fn refresh(&self) -> Result<Option<Credentials>, CredentialError> {
         let _one = self.one.lock().await;
-        let fetched = self.source.fetch().await?;
+        let fetched = self.fetch_whole().await?;
         let mut last = self.last.lock();
         let is_new = last.credentials != fetched.credentials;
         *last = fetched;
         Ok(is_new.then(|| last.credentials.clone()))
+    }
+
+    /// In a directory of rotated files the id is replaced last: a new secret beside the old id is half a rotation, unless
+    /// it stays so.
+    async fn fetch_whole(&self) -> Result<Fetched, CredentialError> {
+        let mut fetched = self.source.fetch().await?;
+        let before = self.current();
+        for _ in 0..ROTATION_LOOKS {
+            let keys = &fetched.credentials;
+            let is_half = keys.access_key_id == before.access_key_id && *keys != before;
+            if !is_half || !self.source.is_rotated() {
+                break;
+            }
+            tokio::time::sleep(ROTATION_LOOK).await;
+            fetched = self.source.fetch().await?;
+        }
+        Ok(fetched)
     }
 
     /// Has [`Self::run`] read the place at once.
@@ -96,6 +116,8 @@ impl Keeper {
                 }
                 Err(error) => {
                     log::warn!("credentials cannot be refreshed, the old ones serve on: {error}");
+                    // What was half written when it was read may be whole without looking any different.
+                    stamp = None;
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE.1);
                 }
@@ -228,5 +250,24 @@ mod tests {
         keeper.look_again();
         assert_eq!(seen.recv().await, Some(keys("three")));
         assert_eq!(keeper.refresh().await, Ok(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_rotation_is_waited_for_and_a_mended_secret_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write("AccessKeySecret", "s");
+        write("AccessKeyId", "one");
+        let file = KeyFile { path: dir.path().to_owned(), profile: None, bucket: "b".into() };
+        let keeper = Keeper::open(Source::File(file)).await.unwrap();
+        write("AccessKeySecret", "new");
+        let (refreshed, ()) = tokio::join!(keeper.refresh(), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            write("AccessKeyId", "two");
+        });
+        let new = |id: &str, secret: &str| Credentials { access_key_secret: secret.into(), ..keys(id) };
+        assert_eq!(refreshed, Ok(Some(new("two", "new"))));
+        write("AccessKeySecret", "mended");
+        assert_eq!(keeper.refresh().await, Ok(Some(new("two", "mended"))));
     }
 }

@@ -42,7 +42,7 @@ pub struct EcsRole {
     pub name: Option<String>,
     /// Whether it is asked because nothing else was found: then that is what a failure says.
     pub last_resort: bool,
-    /// Whether keys may be asked for without a token, where the hardened mode is not answered.
+    /// Whether keys must not be asked for without a token, also where the hardened mode is not answered.
     pub hardened_only: bool,
 }
 
@@ -110,6 +110,11 @@ impl Source {
     /// Whether what it says can change while a mount runs.
     fn is_fixed(&self) -> bool {
         matches!(self, Self::Anonymous | Self::Given(_))
+    }
+
+    /// Whether it is a directory whose files are replaced one by one.
+    fn is_rotated(&self) -> bool {
+        matches!(self, Self::File(file) if file.path.is_dir())
     }
 
     /// For people: where the keys come from.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::breaker::{Breaker, Strained};
 use super::endpoint::{Addressing, Endpoint};
-use super::error::{Error, ErrorKind, Failure, Outcome};
+use super::error::{Error, ErrorKind, Failure, Outcome, REQUEST_ID};
 use super::limiter::{Bucket, Window};
 use super::request::Request;
 use super::retry::{self, Next, Tries};
@@ -21,7 +21,7 @@ use super::sign::{BadSigner, Signable, Signer};
 use super::transport::{Expect, Reply, Transport, header};
 use super::types::{CredentialSource, Credentials, Limits, Operation, SignatureVersion, Stats};
 use crate::base::caller::{self, Cut, Patience, interruptible};
-use crate::base::{ObjectKey, time};
+use crate::base::{ObjectKey, fields, time};
 
 /// What a last try gets, however little time is left.
 const LAST_TRY_MIN: Duration = Duration::from_millis(500);
@@ -185,7 +185,23 @@ impl Client {
         read: impl Fn(&mut Reply) -> Result<T, E> + Send,
     ) -> Result<T, Error> {
         // On the heap: whatever asks would be as large as this otherwise, and so would what asks that.
-        Box::pin(self.try_until_done(request, expect, read)).await
+        let begun = Instant::now();
+        let done = Box::pin(self.try_until_done(request, expect, read)).await;
+        let took = begun.elapsed();
+        done.map_err(|error| Error { took_ms: u32::try_from(took.as_millis().max(1)).unwrap_or(u32::MAX), ..error })
+    }
+
+    /// A request that was done is worth a line where it took long, unless the user has set limits to the rates.
+    fn tell_time(&self, request: &Request<'_>, took: Duration, request_id: Option<&str>) {
+        let transport = self.transport();
+        let limited = transport.is_limited() || self.0.requests.is_some();
+        let (operation, subject) = (request.operation, request.subject(&self.0.bucket));
+        let done = Done { operation, subject, took, request_id };
+        if took >= transport.slow_from(operation, request.body.len()) && !limited {
+            log::warn!("{done}: that is slow");
+        } else {
+            log::debug!("{done}");
+        }
     }
 
     async fn try_until_done<T, E: ToString>(
@@ -197,6 +213,7 @@ impl Client {
         let inner = &*self.0;
         let about = (request.operation, request.subject(&inner.bucket));
         let url = inner.transport.url(request).map_err(|why| Error::unsendable(about.0, about.1, why))?;
+        let begun = Instant::now();
         let mut run = Run::new(about, &inner.breaker, inner.outage_timeout);
         loop {
             self.admit(&mut run).await?;
@@ -210,7 +227,10 @@ impl Client {
                 Err(cut) => Err(Error::cut(about.0, about.1, cut).into()),
             };
             let result = result.and_then(|mut reply| match read(&mut reply) {
-                Ok(answer) => Ok(answer),
+                Ok(answer) => {
+                    self.tell_time(request, begun.elapsed(), header(&reply.headers, REQUEST_ID));
+                    Ok(answer)
+                }
                 Err(why) => {
                     let error = Error::local(about.0, about.1, ErrorKind::Protocol, Outcome::Unknown, why);
                     Err(error.with_reply(reply.status, &reply.headers).into())
@@ -219,7 +239,6 @@ impl Client {
             inner.transport.counters.tried(about.0, result.as_ref().err().map(|failure| &*failure.error));
             let failure = match result {
                 Ok(answer) => {
-                    log::trace!("{} {}: done", about.0, about.1);
                     inner.breaker.answered();
                     caller::answered();
                     return Ok(answer);
@@ -309,6 +328,26 @@ impl Client {
                 interruptible(pause).await.map_err(|cut| run.cut(cut))
             }
         }
+    }
+}
+
+/// A request that was done, in words.
+struct Done<'d> {
+    operation: Operation,
+    subject: &'d str,
+    took: Duration,
+    request_id: Option<&'d str>,
+}
+
+impl std::fmt::Display for Done<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        fields::note(fields::OPERATION, self.operation);
+        fields::note(fields::PATH, self.subject);
+        fields::note(fields::DURATION, self.took.as_millis());
+        write!(f, "{} {}: done in {:.3} s", self.operation, self.subject, self.took.as_secs_f64())?;
+        let Some(id) = self.request_id else { return Ok(()) };
+        fields::note(fields::REQUEST_ID, id);
+        write!(f, " (request {id})")
     }
 }
 

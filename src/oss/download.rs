@@ -130,7 +130,7 @@ impl Download {
         let Origin { operation, subject, request_id, status } = &mut self.origin;
         let error = Error {
             status: *status,
-            request_id: request_id.take(),
+            request_id: request_id.take().map(Into::into),
             ..Error::local(*operation, subject, kind, Outcome::NotApplied, message)
         };
         self.counters.broke_off(&error);

@@ -3,6 +3,7 @@
 //! The kind comes from the `Code` of the error body, or of `x-oss-err` where a reply has no body; from the status only
 //! where there is no code. What to do about it is decided in `retry` and by the callers.
 
+use std::fmt;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,6 +13,10 @@ use http::{HeaderMap, StatusCode};
 use super::types::Operation;
 use super::xml;
 use crate::base::caller::Cut;
+use crate::base::fields;
+
+/// A failure that took less is told without its time, in words for people.
+const TOOK_MS_MIN: u32 = 100;
 
 /// What kind of failure the service or the way to it reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +75,7 @@ pub enum Outcome {
 }
 
 /// A failed request, after all the tries that its kind allows.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{operation} {subject}: {}{}{message}{}", .code.as_deref().unwrap_or_default(), if .code.is_some() { ": " } else { "" }, .request_id.as_deref().map(|id| format!(" (request {id})")).unwrap_or_default())]
+#[derive(Debug, Clone)]
 pub struct Error {
     pub operation: Operation,
     pub kind: ErrorKind,
@@ -81,11 +85,42 @@ pub struct Error {
     /// The `Code` of the error body.
     pub code: Option<String>,
     pub message: String,
-    pub request_id: Option<String>,
+    pub request_id: Option<Box<str>>,
+    /// Milliseconds from the first try to the end of the last; 0 where nothing was sent, or that is not known.
+    pub took_ms: u32,
     /// The key, or the bucket for operations on it.
     pub subject: String,
     /// The `Endpoint` element, where the bucket lives elsewhere.
     pub endpoint: Option<Box<str>>,
+}
+
+impl std::error::Error for Error {}
+
+/// `OPERATION SUBJECT: CODE: MESSAGE (request ID, 1.5 s)`, what is not known left out.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fields::note(fields::OPERATION, self.operation);
+        fields::note(fields::PATH, &self.subject);
+        write!(f, "{} {}: ", self.operation, self.subject)?;
+        if let Some(code) = &self.code {
+            fields::note(fields::CODE, code);
+            write!(f, "{code}: ")?;
+        }
+        f.write_str(&self.message)?;
+        let request = self.request_id.as_ref().map(|id| format!("request {id}"));
+        let took = (self.took_ms >= TOOK_MS_MIN).then(|| format!("{:.1} s", f64::from(self.took_ms) / 1000.0));
+        if let Some(id) = &self.request_id {
+            fields::note(fields::REQUEST_ID, id);
+        }
+        if self.took_ms > 0 {
+            fields::note(fields::DURATION, self.took_ms);
+        }
+        match (request, took) {
+            (None, None) => Ok(()),
+            (Some(one), None) | (None, Some(one)) => write!(f, " ({one})"),
+            (Some(request), Some(took)) => write!(f, " ({request}, {took})"),
+        }
+    }
 }
 
 impl Error {
@@ -106,6 +141,7 @@ impl Error {
             code: None,
             message: message.to_string(),
             request_id: None,
+            took_ms: 0,
             subject: subject.into(),
             endpoint: None,
         }
@@ -147,7 +183,7 @@ impl Error {
             status: status.as_u16(),
             code: report.code,
             message: report.message.unwrap_or_else(reason),
-            request_id: report.request_id.or_else(|| header(headers, REQUEST_ID)),
+            request_id: report.request_id.or_else(|| header(headers, REQUEST_ID)).map(Into::into),
             endpoint: report.endpoint.map(Into::into),
             ..Self::local(operation, subject, kind, outcome_of(kind, status), "")
         }
@@ -156,7 +192,7 @@ impl Error {
     /// The same error, told of a reply with these headers.
     pub(super) fn with_reply(mut self, status: StatusCode, headers: &HeaderMap) -> Self {
         self.status = status.as_u16();
-        self.request_id = header(headers, REQUEST_ID);
+        self.request_id = header(headers, REQUEST_ID).map(Into::into);
         self
     }
 

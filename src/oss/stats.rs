@@ -63,7 +63,7 @@ impl Counters {
             subject: error.subject.clone(),
             code: error.code.clone(),
             message: error.message.clone(),
-            request_id: error.request_id.clone(),
+            request_id: error.request_id.as_deref().map(str::to_owned),
         };
         *self.last_error.lock() = Some((time::now(), Box::new(shown)));
     }

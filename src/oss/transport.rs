@@ -28,6 +28,9 @@ const IDLE_CONNECTIONS_MAX: usize = 256;
 const HEADERS_MAX: usize = 512;
 /// How many times as long the service may stay silent over what takes it long.
 const PATIENCE_FACTOR_SLOW: u32 = 3;
+/// A request that takes longer than this, and than its body would over a thin line, is slow.
+const SLOW: Duration = Duration::from_secs(10);
+const SLOW_BYTES_A_SECOND: u64 = 64 << 10;
 /// Before the connector's own timer, which knows that nothing was sent, the watch on the whole try must not end it.
 const GRACE: Duration = Duration::from_millis(100);
 
@@ -105,6 +108,17 @@ impl Transport {
     /// How long a try of an operation may pass without a byte moved.
     pub(super) fn patience_for(&self, operation: Operation) -> Duration {
         if operation.is_slow() { self.patience * PATIENCE_FACTOR_SLOW } else { self.patience }
+    }
+
+    /// From when on a request that succeeds is slow: longer than it is tried, and than a thin line would need.
+    pub(super) fn slow_from(&self, operation: Operation, body: u64) -> Duration {
+        let base = if operation.is_slow() { SLOW * PATIENCE_FACTOR_SLOW } else { SLOW };
+        base + Duration::from_secs(body / SLOW_BYTES_A_SECOND)
+    }
+
+    /// Whether the user has set a limit to how fast bytes move.
+    pub(super) fn is_limited(&self) -> bool {
+        self.upload.is_some() || self.download.is_some()
     }
 
     /// Sends a request once, with headers already signed; `patience` is how long it may pass without a byte moved.

@@ -129,17 +129,8 @@ impl Fetch {
 
     /// The error of a body that ends well before its time, which the client should have noticed.
     fn ended_early(&self) -> Error {
-        Error {
-            operation: Operation::GetObject,
-            kind: ErrorKind::Protocol,
-            outcome: Outcome::NotApplied,
-            status: 0,
-            code: None,
-            message: format!("the body ended at byte {} of {:?}", self.at, self.fill.range()),
-            request_id: None,
-            subject: self.shared.key().to_string(),
-            endpoint: None,
-        }
+        let why = format!("the body ended at byte {} of {:?}", self.at, self.fill.range());
+        Error::local(Operation::GetObject, self.shared.key().as_str(), ErrorKind::Protocol, Outcome::NotApplied, why)
     }
 }
 

@@ -30,14 +30,24 @@ struct Will {
 
 /// What a supervisor begins with that takes over.
 #[derive(Debug)]
-pub(super) struct Inheritance {
+pub struct Inheritance {
     pub(super) estate: Estate,
     pub(super) descriptors: Descriptors,
     pub(super) worker: Option<(u32, Link)>,
 }
 
-/// The inheritance of this process, if that is what it was started for.
-pub(super) fn inherited() -> Option<io::Result<Inheritance>> {
+impl Inheritance {
+    /// What the mount was told, as its worker wants it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn settings(&self) -> io::Result<Vec<u8>> {
+        read_memory_file(&self.descriptors.settings)
+    }
+}
+
+/// The inheritance of this process, if it was started to take a mount over from another supervisor.
+pub fn inherited() -> Option<io::Result<Inheritance>> {
     let fd: RawFd = std::env::var_os(VARIABLE)?.to_str()?.parse().ok()?;
     // SAFETY: no other thread runs yet. Programs that are started here are no supervisors.
     unsafe { std::env::remove_var(VARIABLE) };

@@ -13,19 +13,19 @@ mod slots;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
 pub use estate::{Descriptors, Estate, memory_file, read_memory_file};
-pub use inherit::start_supervisor;
+pub use inherit::{Inheritance, inherited, start_supervisor};
 pub use link::{Link, Order, Report};
 pub use slots::{InWork, Slot};
 
 use crate::control::{READY_VARIABLE, Ready, bind};
 use crate::fuse::{KernelMount, recovery_is_transparent, unmount};
-use inherit::Inheritance;
 use signals::{Signals, unblock_all};
 use slots::Slots;
 
@@ -128,17 +128,16 @@ pub fn run(estate: Estate, settings: OwnedFd, ready: Ready) -> io::Result<Outcom
     supervisor.supervise()
 }
 
-/// Takes a mount over from another supervisor, if that is what this process was started for.
-pub fn take_over_if_asked() -> Option<io::Result<Outcome>> {
-    Some(inherit::inherited()?.and_then(take_over))
-}
-
-fn take_over(Inheritance { estate, descriptors, worker }: Inheritance) -> io::Result<Outcome> {
+/// Takes a mount over from another supervisor.
+///
+/// # Errors
+/// As [`run`].
+pub fn take_over(Inheritance { estate, descriptors, worker }: Inheritance) -> io::Result<Outcome> {
     // SAFETY: a terminated string.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"ossfuse".as_ptr()) };
     let signals = Signals::watch()?;
     let slots = Slots::adopt(descriptors.slots.try_clone()?)?;
-    notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+    announce(std::process::id(), &estate.mount.mountpoint);
     let worker = match worker {
         Some((pid, link)) => {
             let process = Process::Adopted { pid, handle: open_process(pid)? };
@@ -326,11 +325,10 @@ impl Supervisor {
     }
 
     fn came_up(&mut self) {
-        let place = self.estate.mount.mountpoint.display().to_string();
         if !self.was_up {
             self.was_up = true;
             self.ready.up();
-            notify(&[NotifyState::Ready, NotifyState::Status(&format!("serving {place}"))]);
+            announce(std::process::id(), &self.estate.mount.mountpoint);
         }
         for _ in 0..self.stops {
             self.pass_stop();
@@ -541,6 +539,12 @@ fn poll(descriptors: &[RawFd], timeout_ms: i32) -> bool {
         descriptors.iter().map(|fd| libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 }).collect();
     // SAFETY: the array lives through the call.
     unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout_ms) > 0 }
+}
+
+/// Tells systemd which process holds a mount that is served.
+pub fn announce(supervisor: u32, mountpoint: &Path) {
+    let serving = format!("serving {}", mountpoint.display());
+    notify(&[NotifyState::MainPid(supervisor), NotifyState::Ready, NotifyState::Status(&serving)]);
 }
 
 /// Tells systemd, where it has asked for that.

@@ -348,17 +348,9 @@ impl Transfer {
     }
 
     fn mismatch(&self) -> oss::Error {
-        oss::Error {
-            operation: Operation::CompleteMultipartUpload,
-            kind: ErrorKind::Corrupt,
-            outcome: Outcome::Unknown,
-            status: 200,
-            code: None,
-            message: "the object's CRC64 is not that of the parts sent".into(),
-            request_id: None,
-            subject: self.key.to_string(),
-            endpoint: None,
-        }
+        let (operation, kind) = (Operation::CompleteMultipartUpload, ErrorKind::Corrupt);
+        let why = "the object's CRC64 is not that of the parts sent";
+        oss::Error { status: 200, ..oss::Error::local(operation, self.key.as_str(), kind, Outcome::Unknown, why) }
     }
 
     fn check_wanted(&self) -> Result<(), oss::Error> {
@@ -410,17 +402,9 @@ fn as_body(body: &SpillBody) -> Body {
 }
 
 fn local_io(operation: Operation, key: &ObjectKey, error: &std::io::Error) -> oss::Error {
-    oss::Error {
-        operation,
-        kind: ErrorKind::LocalIo,
-        outcome: Outcome::Unknown,
-        status: 0,
-        code: None,
-        message: error.to_string(),
-        request_id: None,
-        subject: key.to_string(),
-        endpoint: None,
-    }
+    // The outcome of what came before it is not known here, whatever the operation.
+    let outcome = Outcome::Unknown;
+    oss::Error { outcome, ..oss::Error::local(operation, key.as_str(), ErrorKind::LocalIo, outcome, error) }
 }
 
 /// The headers as the session file keeps them.

@@ -147,7 +147,7 @@ fn begin(config: &MountConfig) -> Result<(LockedFolder, Runtime), Error> {
 
 /// Ends the process without unwinding anything.
 fn exit(code: i32) -> ! {
-    log::logger().flush();
+    crate::logging::finish();
     // SAFETY: ends the process; nothing runs after it.
     unsafe { libc::_exit(code) }
 }

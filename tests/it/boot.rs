@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use super::harness::{BUCKET, Bench, is_mounted, sh, told, wait_until};
+use super::harness::{BUCKET, Bench, is_mounted, sh, show_real_helpers, told, wait_until};
 
 fn is_root() -> bool {
     // SAFETY: reads this process's id.
@@ -13,12 +13,12 @@ fn is_root() -> bool {
 
 /// Has mount(8) find our helpers: in the mounts of this test alone, `/usr/sbin` has them too.
 fn install_helpers(bench: &Bench) {
-    let (real, fake) = (bench.folder("sbin-real"), bench.folder("sbin"));
+    let fake = bench.folder("sbin");
+    show_real_helpers();
     let script = format!(
-        "mount --bind /usr/sbin {real}; for file in {real}/*; do ln -s \"$file\" {fake}/; done; \
+        "for file in /run/sbin-real/*; do ln -s \"$file\" {fake}/; done; \
          ln -sf {program} {fake}/mount.ossfuse; ln -sf {program} {fake}/umount.fuse.ossfuse; \
          mount --bind {fake} /usr/sbin",
-        real = real.display(),
         fake = fake.display(),
         program = env!("CARGO_BIN_EXE_ossfuse"),
     );

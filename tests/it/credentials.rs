@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::harness::{BUCKET, Bench, Mount, noise, told, wait_until};
+use super::harness::{BUCKET, Bench, Mount, assert_same, noise, shell, told, wait_until};
 
 /// A file of a mode, put in its place at once.
 fn place(path: &Path, text: &str, mode: u32) {
@@ -85,6 +85,33 @@ fn rotated_keys_are_taken_up_without_a_remount() {
     for secret in ["secret-one", "secret-two", "token-one", "token-two"] {
         assert!(!mount.log().contains(secret), "{}", mount.log());
     }
+    mount.umount();
+}
+
+/// The keys change while many parts are on their way, and the old ones are refused from then on.
+#[test]
+fn keys_are_rotated_in_the_middle_of_a_large_upload() {
+    let Some(bench) = Bench::new() else { return };
+    let folder: PathBuf = bench.folder("keys");
+    rotate(&folder, "STS.one", "secret-one", "token-one");
+    accept(&bench, "STS.one", "secret-one", "token-one");
+    let mount = bench.mount(&["--credentials-file", folder.to_str().unwrap(), "--part-size", "1MiB"]);
+    let content = noise(3, 96 << 20);
+    bench.file("source", &content);
+    for (at, (id, secret, token)) in
+        [("STS.two", "secret-two", "token-two"), ("STS.three", "secret-three", "token-three")].into_iter().enumerate()
+    {
+        bench.server.hold("UploadPart", 20);
+        let mut copy = shell(&mount.path(""), "cp ../source copy").spawn().unwrap();
+        bench.server.wait_for_held();
+        rotate(&folder, id, secret, token);
+        accept(&bench, id, secret, token);
+        bench.server.clear_faults();
+        assert!(copy.wait().unwrap().success(), "rotation {at}: {}", mount.log());
+        assert_same(&bench.server.get("copy").unwrap(), &content, "copy");
+    }
+    assert!(!mount.log().contains("secret-") && !mount.log().contains("token-"), "{}", mount.log());
+    assert!(bench.server.uploads().is_empty());
     mount.umount();
 }
 

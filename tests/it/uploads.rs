@@ -84,7 +84,7 @@ fn only_old_uploads_of_nobody_are_aborted() {
     assert!(said.contains("no uploads that are older than 1d"), "{said}");
     assert_eq!(bench.server.uploads().len(), 3, "all are too young");
     let said = aborted(&bench, &[BUCKET, "--older-than", "0s"]);
-    assert_eq!(said, "aborted folder/theirs\naborted theirs\n1 belongs to a mount of this machine and stays\n");
+    assert_eq!(said, "aborted folder/theirs\naborted theirs\n1 belongs to a mount of this user and stays\n");
     bench.server.clear_faults();
     assert!(writer.wait().unwrap().success(), "the upload of the mount was not touched");
     assert_eq!(bench.server.uploads().len(), 0);
@@ -104,7 +104,7 @@ fn an_upload_that_a_journal_owns_stays_also_without_its_mount() {
     writer.wait().unwrap();
     assert_eq!(listed(&bench, &[BUCKET]), pairs(&[("ours", true)]));
     let said = aborted(&bench, &[BUCKET, "--older-than", "0s"]);
-    assert!(said.contains("1 belongs to a mount of this machine"), "{said}");
+    assert!(said.contains("1 belongs to a mount of this user"), "{said}");
     assert_eq!(bench.server.uploads().len(), 1);
     assert_eq!(aborted(&bench, &[BUCKET, "--force"]), "aborted ours\n");
     wait_until("it is gone", || bench.server.uploads().is_empty());

@@ -5,13 +5,14 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::{Check, Error};
+use crate::base::caller::{Patience, within};
 use crate::base::time::{micros, now};
 use crate::base::{ByteRange, ObjectKey, SessionId};
 use crate::config::{ConnectionConfig, Environment, Layers, Target, resolve_connection};
 use crate::oss::{self, Body, Client, ErrorKind, GetOptions, ListRequest, PutHeaders};
 use crate::worker::connect;
 
-/// How long a name or a connection may take.
+/// How long a name or a connection may take, and how long a request that fails is tried again.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The service refuses requests whose time is off by more than a quarter of an hour.
 const SKEW_WORTH_A_WORD: Duration = Duration::from_secs(60);
@@ -44,7 +45,7 @@ pub(super) fn check(
             }
             Err(error) => return tell(Check::fail("credentials", error.to_string(), "see --credentials")),
         };
-        rights(&client, &connection, tell).await
+        within(Patience::Brief(PATIENCE), rights(&client, &connection, tell)).await
     })
 }
 
@@ -122,10 +123,14 @@ async fn rights(client: &Client, connection: &ConnectionConfig, tell: &mut Tell<
 fn fundamental(error: &oss::Error, connection: &ConnectionConfig) -> Option<Check> {
     let told = error.code.as_deref().unwrap_or(&error.message).to_owned();
     match error.kind {
-        ErrorKind::Transport if connection.endpoint.https => {
+        ErrorKind::Transport if error.message.contains("certificate") => {
             Some(Check::fail("TLS", error.message.clone(), "check the certificate, the clock, and --ca-file"))
         }
-        ErrorKind::Transport => Some(Check::fail("endpoint", error.message.clone(), "check --endpoint")),
+        _ if error.is_outage() => {
+            let mend =
+                if connection.endpoint.https { "check --endpoint, and that it speaks TLS" } else { "check --endpoint" };
+            Some(Check::fail("endpoint", format!("it does not answer as it should ({told})"), mend))
+        }
         ErrorKind::NoSuchBucket => {
             Some(Check::fail("bucket", "there is no such bucket", "check its name and the region"))
         }
@@ -141,7 +146,18 @@ fn of_right(name: &'static str, right: &str, result: Result<(), oss::Error>) -> 
         Ok(()) => Check::ok(name, "allowed"),
         Err(error) => {
             let told = error.code.as_deref().unwrap_or(&error.message);
-            Check::fail(name, format!("refused ({told})"), format!("the key needs {right} on the bucket"))
+            match error.kind {
+                _ if error.is_outage() => {
+                    let why = format!("the service does not answer as it should ({told})");
+                    Check::fail(name, why, "try again, and look at the network")
+                }
+                ErrorKind::AccessDenied => {
+                    Check::fail(name, format!("refused ({told})"), format!("the key needs {right} on the bucket"))
+                }
+                _ => {
+                    Check::fail(name, format!("failed ({told})"), format!("see that the key has {right} on the bucket"))
+                }
+            }
         }
     }
 }

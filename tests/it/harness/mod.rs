@@ -130,7 +130,12 @@ impl Bench {
 
     /// Mounts the bucket by another binary.
     pub(crate) fn mount_by(&self, program: &Path, options: &[&str]) -> Mount<'_> {
-        Mount::start_by(program, self, BUCKET, &self.folder("mnt"), options, &[])
+        self.mount_by_with(program, options, &[])
+    }
+
+    /// Mounts the bucket by another binary with further variables.
+    pub(crate) fn mount_by_with(&self, program: &Path, options: &[&str], variables: &[(&str, &OsStr)]) -> Mount<'_> {
+        Mount::start_by(program, self, BUCKET, &self.folder("mnt"), options, variables)
     }
 
     /// Mounts a bucket or a prefix of it at a folder of the test.
@@ -183,6 +188,14 @@ fn enter_private_namespace() {
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) }, "unshare");
     mount_fs(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE);
     mount_fs(c"none", c"/run", c"tmpfs", 0);
+}
+
+/// Shows mount(8)'s real helpers at `/run/sbin-real`, so that links to them can stand in another `/usr/sbin`. Read-only,
+/// and never below a folder that a test deletes: what is deleted through a bind mount is gone for the machine.
+pub(crate) fn show_real_helpers() {
+    let script = "mkdir -p /run/sbin-real; mount --bind /usr/sbin /run/sbin-real; \
+                  mount -o remount,bind,ro /run/sbin-real";
+    sh(Path::new("/"), script);
 }
 
 fn mount_fs(source: &std::ffi::CStr, target: &std::ffi::CStr, kind: &std::ffi::CStr, flags: libc::c_ulong) {

@@ -1,88 +1,20 @@
-//! The log: text or JSON lines, to stderr or to a file that never grows without bound.
-//!
-//! Of other crates only warnings come through: at finer levels some of them print headers, and with them
-//! credentials. Nothing that is logged here is a secret, so the log may be handed on; its file is its owner's alone.
+//! A log file that never grows without bound, and that several processes of a mount share.
 
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use env_logger::{Builder, Target};
-use log::{LevelFilter, Record};
-use serde_json::json;
-
 use crate::base::limits::MIB;
-use crate::base::time;
-use crate::config::{LogConfig, LogFormat};
 
 /// A log file is set aside when it would grow past this many bytes.
 const FILE_BYTES_MAX: u64 = 10 * MIB;
 /// How many that were set aside are kept: `log.1`, the latest, to `log.3`.
 const FILES_KEPT: u32 = 3;
 
-/// Starts logging; from here on `log::…` reaches the user.
-///
-/// # Errors
-/// The log file cannot be opened.
-pub fn start(config: &LogConfig) -> io::Result<()> {
-    let target = match &config.file {
-        None => Target::Stderr,
-        Some(path) => Target::Pipe(Box::new(RotatingFile::open(path, FILE_BYTES_MAX)?)),
-    };
-    let form = match config.format {
-        LogFormat::Text => text_line,
-        LogFormat::Json => json_line,
-    };
-    // Of this program's own modules the level is held by `log` itself, so that it can be changed.
-    let started = Builder::new()
-        .filter_level(LevelFilter::Warn)
-        .filter_module("ossfuse", LevelFilter::Trace)
-        .target(target)
-        .format(move |out, record| out.write_all(form(record, &now()).as_bytes()))
-        .try_init();
-    started.map_err(io::Error::other)?;
-    set_level(config.level);
-    Ok(())
-}
-
-/// Logs at this level from now on.
-pub fn set_level(level: LevelFilter) {
-    log::set_max_level(level);
-}
-
-/// RFC 3339 with milliseconds.
-fn now() -> String {
-    let at = time::now();
-    let seconds = time::rfc3339(at);
-    format!("{}.{:03}Z", seconds.trim_end_matches('Z'), time::since_epoch(at).subsec_millis())
-}
-
-/// One line whatever the message holds: names of files may have newlines and escape sequences in them.
-fn text_line(record: &Record<'_>, at: &str) -> String {
-    let mut line = format!("{at} {:5} ", record.level().as_str());
-    for char in record.args().to_string().chars() {
-        if char.is_control() {
-            // Into a String: cannot fail.
-            write!(line, "{}", char.escape_default()).expect("memory takes it");
-        } else {
-            line.push(char);
-        }
-    }
-    line.push('\n');
-    line
-}
-
-fn json_line(record: &Record<'_>, at: &str) -> String {
-    let level = record.level().as_str().to_ascii_lowercase();
-    let line = json!({"at": at, "level": level, "target": record.target(), "message": record.args().to_string()});
-    format!("{line}\n")
-}
-
-/// A file that is appended to, and set aside as `NAME.1` when it is full.
+/// A file that is appended to, and set aside as `NAME.1` when it is full. Supervisor and worker share it.
 #[derive(Debug)]
-struct RotatingFile {
+pub(super) struct RotatingFile {
     path: PathBuf,
     file: File,
     /// Bytes in the file.
@@ -93,10 +25,29 @@ struct RotatingFile {
 }
 
 impl RotatingFile {
+    /// Opens the log, to go on where it ended.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        Self::open(path, FILE_BYTES_MAX)
+    }
+
     fn open(path: &Path, size_max: u64) -> io::Result<Self> {
         let file = append_to(path)?;
         let metadata = file.metadata()?;
         Ok(Self { path: path.to_owned(), file, size: metadata.len(), size_max, is_regular: metadata.is_file() })
+    }
+
+    /// Another process of the mount may have set the file aside.
+    fn follow(&mut self) -> io::Result<()> {
+        let own = self.file.metadata()?;
+        let is_same = |there: std::fs::Metadata| there.ino() == own.ino() && there.dev() == own.dev();
+        if !std::fs::metadata(&self.path).is_ok_and(is_same) {
+            self.file = append_to(&self.path)?;
+        }
+        self.size = self.file.metadata()?.len();
+        Ok(())
     }
 
     fn aside(&self, number: u32) -> PathBuf {
@@ -119,6 +70,9 @@ impl RotatingFile {
 impl Write for RotatingFile {
     /// A line comes in one piece, and stays so. Where the file cannot be set aside it grows on: better than silence.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.is_regular && self.follow().is_err() {
+            self.size = 0;
+        }
         let full = self.size > 0 && self.size + line.len() as u64 > self.size_max;
         if full && self.is_regular && self.rotate().is_err() {
             self.size = 0;
@@ -150,10 +104,6 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
-    use log::Level;
-
     use super::*;
 
     fn read(dir: &Path, name: &str) -> String {
@@ -184,6 +134,19 @@ mod tests {
     }
 
     #[test]
+    fn two_processes_share_a_log_and_neither_writes_into_what_was_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let (mut worker, mut supervisor) =
+            (RotatingFile::open(&path, 8).unwrap(), RotatingFile::open(&path, 8).unwrap());
+        worker.write_all(b"one\n").unwrap();
+        supervisor.write_all(b"two\n").unwrap();
+        worker.write_all(b"three\n").unwrap();
+        supervisor.write_all(b"4\n").unwrap();
+        assert_eq!([read(dir.path(), "log.1"), read(dir.path(), "log")], ["one\ntwo\n", "three\n4\n"]);
+    }
+
+    #[test]
     fn a_log_that_cannot_be_set_aside_grows_on() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("log.1/in the way")).unwrap();
@@ -193,17 +156,5 @@ mod tests {
         log.write_all(b"one\n").unwrap();
         log.write_all(b"two\n").unwrap();
         assert_eq!(read(dir.path(), "log"), "one\ntwo\n");
-    }
-
-    #[test]
-    fn a_record_is_one_line_in_either_form() {
-        let args = format_args!("name \"a\nb\u{1b}\"");
-        let record = Record::builder().args(args).level(Level::Warn).target("ossfuse::vfs").build();
-        assert_eq!(text_line(&record, "T"), "T WARN  name \"a\\nb\\u{1b}\"\n");
-        let line = json_line(&record, "T");
-        assert_eq!(line.matches('\n').count(), 1);
-        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let wanted = json!({"at": "T", "level": "warn", "target": "ossfuse::vfs", "message": "name \"a\nb\u{1b}\""});
-        assert_eq!(value, wanted);
     }
 }
