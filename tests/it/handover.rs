@@ -346,6 +346,54 @@ fn an_exchange_is_done_once_whenever_its_worker_dies() {
     }
 }
 
+/// What is written after a worker has died changes the object: also where the dead one had hardly begun a session, or had
+/// ended one.
+#[test]
+fn an_edit_stays_one_whenever_its_worker_dies() {
+    let Some(bench) = Bench::new() else { return };
+    let content = noise(9, 150 * KIB);
+    bench.server.put("appended", &content);
+    bench.server.put("edited", &content);
+    let variables = [("_OSSFUSE_CRASH_FILE", bench.path("crash"))];
+    let variables = variables.each_ref().map(|(name, path)| (*name, path.as_os_str()));
+    let mount = bench.mount_with(&["--fsync", "remote", "--part-size", "100KiB"], &variables);
+    let mut appended = fs::OpenOptions::new().append(true).open(mount.path("appended")).unwrap();
+    dying_at(&bench, &mount, "session-folder-made", || appended.write_all(b"more").unwrap());
+    close(appended).unwrap();
+    assert_same(&bench.server.get("appended").unwrap(), &[&content[..], b"more"].concat(), "appended");
+
+    let edited = fs::OpenOptions::new().read(true).write(true).open(mount.path("edited")).unwrap();
+    edited.write_all_at(b"one", 5).unwrap();
+    dying_at(&bench, &mount, "done-noted", || edited.sync_all().unwrap());
+    let mut start = [0; 8];
+    edited.read_exact_at(&mut start, 0).unwrap();
+    edited.write_all_at(b"two", 20).unwrap();
+    close(edited).unwrap();
+    let mut wanted = content;
+    wanted[5..8].copy_from_slice(b"one");
+    assert_eq!(start, wanted[..8]);
+    wanted[20..23].copy_from_slice(b"two");
+    assert_same(&bench.server.get("edited").unwrap(), &wanted, "edited");
+}
+
+/// A rename of a file that is being edited takes the edits along, though a look at the new name shows the copy already.
+#[test]
+fn a_renamed_edit_is_not_taken_for_what_it_replaces() {
+    for point in ["rename-session-moved", "rename-shown", "rename-deleted"] {
+        let Some(bench) = Bench::new() else { return };
+        let mut content = noise(9, 150 * KIB);
+        bench.server.put("old", &content);
+        let mount = bench.mount_with(&[], &[("_OSSFUSE_CRASH_FILE", bench.path("crash").as_os_str())]);
+        let edited = fs::OpenOptions::new().write(true).open(mount.path("old")).unwrap();
+        edited.write_all_at(b"changed", 5).unwrap();
+        dying_at(&bench, &mount, point, || fs::rename(mount.path("old"), mount.path("new")).unwrap());
+        close(edited).unwrap();
+        content[5..12].copy_from_slice(b"changed");
+        assert_same(&bench.server.get("new").unwrap(), &content, point);
+        assert_eq!(bench.server.keys(), ["new"], "{point}");
+    }
+}
+
 /// A name that was free when a file was made is expected to be free by the next worker too.
 #[test]
 fn what_must_be_new_must_be_new_for_the_next_worker_too() {
