@@ -15,12 +15,13 @@ export OSS_ACCESS_KEY_ID=test-ak OSS_ACCESS_KEY_SECRET=test-sk
 
 rig_fail() {
     echo "$*" >&2
-    tail -n 20 "$rig"/state/*/log >&2 2>/dev/null || true
+    tail -n 20 "$rig"/state*/*/log >&2 2>/dev/null || true
     exit 1
 }
 
+# rig_end [STATUS]: of the script, unless its last command tells.
 rig_end() {
-    local status=$?
+    local status=${1:-$?}
     trap - EXIT
     for name in "${rig_mounts[@]}"; do
         "$program" umount "$rig/$name" --force >/dev/null 2>&1 || umount -l "$rig/$name" 2>/dev/null || true

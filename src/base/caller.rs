@@ -88,6 +88,11 @@ pub fn inherit() -> Arc<Caller> {
     Caller::new(patience())
 }
 
+/// Whether whoever is waited for has been told to stop.
+pub fn is_interrupted() -> bool {
+    current().is_some_and(|caller| *caller.interrupted.borrow())
+}
+
 /// When the caller's time is up, unless the service answers.
 pub fn deadline() -> Option<Instant> {
     current()?.deadline()

@@ -17,6 +17,9 @@ pub const ALL: &[&str] = &[
     "begun",
     "deed",
     "done",
+    // What its answer tells goes into the ledger; then it is answered.
+    "answer-noting",
+    "answer-noted",
     // A session's folder and its session file.
     "session-folder-made",
     "session-begun",

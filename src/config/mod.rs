@@ -171,6 +171,8 @@ pub struct WritingConfig {
     /// Most bytes in spill files; `None`: half of what is free at the start.
     pub spill_limit: Option<u64>,
     pub close: CloseMode,
+    /// How long what was closed locally waits before it is sent.
+    pub send_after: Duration,
     /// Files that stay open are sent so long after they began to change; `None`: never.
     pub publish_after: Option<Duration>,
     pub exclusive_create: ExclusiveCreate,

@@ -220,6 +220,9 @@ options! {
          leave the disk [default: half of what is free on that disk]";
     CLOSE = "close", Writing, Choice(&["remote", "local"]), "remote|local", Some("remote"),
         "What closing a file waits for: the service, or the local disk, from which it is sent in the background";
+    SEND_AFTER = "send-after", Writing, Duration, "TIME", Some("250ms"),
+        "How long a file that was closed on the local disk waits before it is sent: renamed meanwhile it is sent once, \
+         deleted not at all";
     FSYNC = "fsync", Writing, Choice(&["local", "remote"]), "local|remote", Some("local"),
         "What fsync waits for: the local disk, or the service";
     PUBLISH_AFTER = "publish-after", Writing, Text, "never|TIME", Some("never"),

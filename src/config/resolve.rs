@@ -196,6 +196,7 @@ fn resolve_writing(raw: &RawOptions) -> Result<WritingConfig, Problem> {
         upload_workers: raw.count(&o::UPLOAD_WORKERS, 1, WORKERS_MAX)?,
         spill_limit: raw.size(&o::SPILL_LIMIT)?,
         close: if raw.choice(&o::CLOSE)? == Some("local") { CloseMode::Local } else { CloseMode::Remote },
+        send_after: raw.duration(&o::SEND_AFTER)?,
         publish_after: resolve_publish_after(raw)?,
         exclusive_create: match raw.choice(&o::EXCLUSIVE_CREATE)? {
             Some("remote") => ExclusiveCreate::Remote,
@@ -393,6 +394,7 @@ mod tests {
             (writing.close, writing.publish_after, writing.exclusive_create),
             (CloseMode::Remote, None, ExclusiveCreate::Local)
         );
+        assert_eq!(writing.send_after, Duration::from_millis(250));
         assert_eq!((config.memory_limit, config.reading.download_workers), (192 * MIB, 16));
         assert_eq!(config.connection.try_timeout, Duration::from_secs(20));
         assert_eq!(config.mount_timeout, Duration::from_secs(60));

@@ -39,7 +39,7 @@ use crate::vfs::{Allocate, AttrChange, FsError, Kind, RenameMode, Seek, SetXattr
 use call::Call as Caller;
 use entries::{Entries, READDIR_BYTES, RawReplies};
 use reply::{
-    BLOCK, GENERATION, add_plus, file_attr, fopen_flags, how_of, kind_of, note_listed, reply_attr, reply_empty,
+    Added, BLOCK, GENERATION, add_plus, file_attr, fopen_flags, how_of, kind_of, note_listed, reply_attr, reply_empty,
     reply_entry, reply_xattr, set_time, told, utf8,
 };
 
@@ -58,11 +58,11 @@ pub struct Adapter {
     replies: Option<Arc<RawReplies>>,
     /// What the kernel goes by since it was first answered.
     agreed: Option<InitFlags>,
-    watch: Box<dyn Watch>,
+    watch: Arc<dyn Watch>,
 }
 
 impl Adapter {
-    pub fn new(vfs: Arc<Vfs>, runtime: Handle, readdirplus: bool, watch: Box<dyn Watch>) -> Self {
+    pub fn new(vfs: Arc<Vfs>, runtime: Handle, readdirplus: bool, watch: Arc<dyn Watch>) -> Self {
         Self { vfs, runtime, readdirplus, replies: None, agreed: None, watch }
     }
 
@@ -362,10 +362,10 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let (vfs, tid) = (self.vfs.clone(), req.pid());
         let caller = Caller::of(req);
-        self.work(slot, async move { reply_empty(&vfs, caller.waiting(vfs.flush(fh.0, tid)).await, reply) });
+        self.work(slot, async move { reply_empty(&vfs, caller.waiting(vfs.flush(call, fh.0, tid)).await, reply) });
     }
 
     fn release(
@@ -384,10 +384,10 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
         let caller = Caller::of(req);
-        self.work(slot, async move { reply_empty(&vfs, caller.waiting(vfs.fsync(fh.0)).await, reply) });
+        self.work(slot, async move { reply_empty(&vfs, caller.waiting(vfs.fsync(call, fh.0)).await, reply) });
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -445,15 +445,20 @@ impl Filesystem for Adapter {
         self.work(slot, async move {
             match caller.locking(vfs.readdir(fh.0, offset)).await {
                 Ok(entries) => {
-                    let mut told = 0;
+                    let (mut passed, mut empty) = (0, true);
                     for (at, (name, child, kind)) in entries.iter().enumerate().skip(offset as usize) {
                         let entry = (name.as_str(), *child, kind.unwrap_or(Kind::File));
-                        if add_plus((&vfs, call, caller), &mut reply, ino.0, at as u64 + 1, entry).await {
-                            break;
+                        match add_plus((&vfs, call, caller), &mut reply, ino.0, at as u64 + 1, entry).await {
+                            Ok(Added::Yes) => empty = false,
+                            Ok(Added::Gone) => {}
+                            // An empty answer would be the end of the directory. What comes before it is told; the next
+                            // call begins with it.
+                            Err(error) if empty => return reply.error(told(&error)),
+                            Ok(Added::Full) | Err(_) => break,
                         }
-                        told += 1;
+                        passed += 1;
                     }
-                    note_listed(&vfs, fh.0, &entries, offset, told);
+                    note_listed(&vfs, fh.0, &entries, offset, passed);
                     reply.ok();
                 }
                 Err(error) => reply.error(told(&error)),

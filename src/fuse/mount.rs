@@ -48,22 +48,19 @@ pub enum MountError {
 
 /// A mount and its connection.
 #[derive(Debug)]
-pub struct KernelMount {
-    mountpoint: PathBuf,
-    connection: OwnedFd,
-}
+pub struct KernelMount(OwnedFd);
 
 impl KernelMount {
     /// Mounts. Nobody answers the kernel until the connection is served.
     pub fn make(plan: &MountPlan) -> Result<Self, MountError> {
         // SAFETY: a plain call without arguments.
         let connection = if unsafe { libc::geteuid() } == 0 { mount_as_root(plan)? } else { mount_by_helper(plan)? };
-        Ok(Self { mountpoint: plan.mountpoint.clone(), connection })
+        Ok(Self(connection))
     }
 
     /// The connection, to be served.
     pub fn connection(&self) -> io::Result<OwnedFd> {
-        self.connection.try_clone()
+        self.0.try_clone()
     }
 
     /// Takes the kernel's first request (INIT), which every mount begins with.
@@ -71,14 +68,14 @@ impl KernelMount {
     /// # Errors
     /// It does not come.
     pub fn read_init(&self) -> io::Result<Vec<u8>> {
-        let mut polled = libc::pollfd { fd: self.connection.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut polled = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: the struct lives through the call.
         if unsafe { libc::poll(&raw mut polled, 1, GREETING_MS) } <= 0 {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel does not greet the mount"));
         }
         let mut init = vec![0; INIT_BYTES_MAX];
         // SAFETY: the buffer lives through the call and is as long as is said.
-        let size = unsafe { libc::read(self.connection.as_raw_fd(), init.as_mut_ptr().cast(), init.len()) };
+        let size = unsafe { libc::read(self.0.as_raw_fd(), init.as_mut_ptr().cast(), init.len()) };
         if size < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -113,12 +110,6 @@ pub fn unmount(mountpoint: &Path, detach: bool) -> Result<(), MountError> {
         return Err(MountError::Umount(io::Error::from_raw_os_error(libc::EBUSY)));
     }
     Err(MountError::Helper(words))
-}
-
-impl KernelMount {
-    pub fn mountpoint(&self) -> &Path {
-        &self.mountpoint
-    }
 }
 
 fn c_string(text: &OsStr) -> io::Result<CString> {

@@ -134,20 +134,40 @@ pub(super) fn note_listed(vfs: &Vfs, fh: u64, entries: &[(String, u64, Option<Ki
     vfs.commit();
 }
 
-/// Adds an entry with its attributes, counted as a look-up; whether the buffer is full.
+/// What became of an entry that was to be added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Added {
+    Yes,
+    /// It went away since the directory was read.
+    Gone,
+    /// There is no room for it.
+    Full,
+}
+
+impl Added {
+    fn unless(full: bool) -> Self {
+        if full { Self::Full } else { Self::Yes }
+    }
+}
+
+/// Adds an entry with its attributes, counted as a look-up.
+///
+/// # Errors
+/// It cannot be looked at just now: it must not be passed over in silence.
 pub(super) async fn add_plus(
     (vfs, call, caller): (&Vfs, Call, Caller),
     reply: &mut ReplyDirectoryPlus,
     parent: u64,
     next: u64,
     (name, ino, kind): (&str, u64, Kind),
-) -> bool {
+) -> Result<Added, FsError> {
     if name == "." || name == ".." {
         // The kernel takes neither number nor attributes from these.
         let at = SystemTime::UNIX_EPOCH;
         let attr =
             Attr { ino, kind, mode: 0, uid: 0, gid: 0, size: 0, mtime: at, atime: at, ctime: at, rdev: 0, nlink: 1 };
-        return reply.add(INodeNo(ino), next, name, &Duration::ZERO, &file_attr(&attr), GENERATION);
+        let full = reply.add(INodeNo(ino), next, name, &Duration::ZERO, &file_attr(&attr), GENERATION);
+        return Ok(Added::unless(full));
     }
     match caller.locking(vfs.lookup(parent, name)).await {
         Ok(entry) => {
@@ -157,9 +177,9 @@ pub(super) async fn add_plus(
             } else {
                 vfs.tell(call, entry.attr.ino);
             }
-            full
+            Ok(Added::unless(full))
         }
-        // It went away since the directory was read.
-        Err(_) => false,
+        Err(FsError::NotFound | FsError::Stale) => Ok(Added::Gone),
+        Err(error) => Err(error),
     }
 }

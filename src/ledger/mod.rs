@@ -322,6 +322,61 @@ mod tests {
         assert_eq!(inos, [999, 5000]);
     }
 
+    /// What lies on the disk at some instant is what a kill would leave: it is looked at again and again, while one
+    /// thread writes and another puts the ledger together anew.
+    #[test]
+    fn a_kill_at_any_moment_loses_nothing_that_was_committed() {
+        use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let (path, left) = (dir.path().join("ledger"), dir.path().join("left"));
+        let (ledger, _) = Ledger::open(&path, 7).unwrap();
+        let (committed, done) = (AtomicU64::new(1), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    compact(ledger.sink.as_ref().unwrap()).unwrap();
+                }
+            });
+            scope.spawn(|| {
+                for ino in 2..20_000 {
+                    ledger.note(&placed(ino));
+                    if ino > 50 {
+                        ledger.note(&Record::Dropped { ino: ino - 50 });
+                    }
+                    ledger.commit();
+                    committed.store(ino, Ordering::Release);
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                let before = committed.load(Ordering::Acquire);
+                std::fs::copy(&path, &left).unwrap();
+                // A file that was being put together lies beside it, and is nobody's.
+                let table = Ledger::open(&left, 7).unwrap().1;
+                let last = table.inodes.keys().max().copied().unwrap_or(1);
+                assert!(last >= before, "{last} < {before}");
+                let all = |first: u64| (first.max(2)..=last).all(|ino| table.inodes.contains_key(&ino));
+                assert!(all(last.saturating_sub(40)), "up to {last}");
+            }
+        });
+    }
+
+    #[test]
+    fn another_version_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger");
+        for version in [0, VERSION + 1, u8::MAX] {
+            let (ledger, _) = Ledger::open(&path, 7).unwrap();
+            ledger.note(&placed(2));
+            ledger.commit();
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[4] = version;
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(Ledger::open(&path, 7).unwrap().1, Table::default(), "{version}");
+            assert_eq!(std::fs::read(&path).unwrap(), head(7), "of the own version again");
+        }
+    }
+
     /// What it costs is told by a benchmark; here only that a record is small.
     #[test]
     fn an_inode_is_less_than_two_hundred_bytes() {

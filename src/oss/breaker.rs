@@ -53,7 +53,10 @@ impl Breaker {
     /// The service has answered.
     pub(super) fn answered(&self) {
         *self.row.lock() = Row::default();
-        if self.state.send_replace(BreakerState::Closed) != BreakerState::Closed {
+        // Only where it changes something: whoever pauses between tries waits for the end of an outage, and must not
+        // be woken by each request of somebody else that succeeds.
+        let closes = |state: &mut BreakerState| std::mem::replace(state, BreakerState::Closed) != BreakerState::Closed;
+        if self.state.send_if_modified(closes) {
             log::info!("the service answers again");
         }
     }
@@ -173,6 +176,24 @@ mod tests {
         let begun = Instant::now();
         assert!((0..20).all(|second| !breaker.failed(begun + Duration::from_secs(second), true)));
         assert!(breaker.is_failing() && !breaker.is_open());
+    }
+
+    async fn is_waiting(work: impl Future<Output = ()>) -> bool {
+        tokio::time::timeout(Duration::ZERO, work).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_outage_ends_pauses_and_another_answer_does_not() {
+        let breaker = Breaker::default();
+        let mut recovered = Box::pin(breaker.recovered());
+        assert!(is_waiting(&mut recovered).await);
+        breaker.answered();
+        assert!(is_waiting(&mut recovered).await, "nothing was wrong");
+        failing(&breaker, &[0, 2, 4, 6, 8]);
+        assert!(breaker.is_open());
+        assert!(is_waiting(&mut recovered).await);
+        breaker.answered();
+        assert!(!is_waiting(&mut recovered).await);
     }
 
     #[test]

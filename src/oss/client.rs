@@ -281,7 +281,12 @@ impl Client {
             }
             Next::RenewCredentials => {
                 run.tries.credentials_renewed = true;
-                if inner.renew(used).await { Ok(()) } else { Err(inner.give_up(run.settle(*failure.error))) }
+                // Another's source may hang: that is no reason for whoever waits here to hang with it.
+                match caller::wait(inner.renew(used)).await {
+                    Ok(true) => Ok(()),
+                    Err(cut @ Cut::Interrupted) => Err(run.cut(cut)),
+                    Ok(false) | Err(Cut::TimedOut) => Err(inner.give_up(run.settle(*failure.error))),
+                }
             }
             Next::After(pause) => {
                 let now = Instant::now();

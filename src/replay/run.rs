@@ -78,9 +78,17 @@ impl Replay {
             return Err(ReplayError::Newer(newer.dir.id().to_string()));
         }
         let (pending, open, released) = Default::default();
-        let gone = gone_sessions(engine, &found);
+        let superseded = superseded(&found);
+        let gone = gone_sessions(engine, &found, &superseded);
         let mut replay = Self { engine: engine.clone(), mode, pending, open, released, gone };
         for session in found {
+            if superseded.contains(&session.dir.id()) {
+                // Its end had not reached the disk.
+                if let Err(error) = session.dir.discard() {
+                    log::error!("session {}: {error}", session.dir.id());
+                }
+                continue;
+            }
             let carried = carried.get(&session.dir.id()).copied();
             replay.sort_out(session, carried);
         }
@@ -111,6 +119,10 @@ impl Replay {
             return;
         }
         let record = match found.record {
+            // Folders are used again, and power loss may leave what was there before.
+            Ok(Some(record)) if record.id != found.dir.id() => {
+                return quarantine(&found.dir, &format!("its session file is that of session {}", record.id));
+            }
             Ok(Some(record)) => record,
             Ok(None) => return quarantine(&found.dir, "it has no session file"),
             Err(error) => return quarantine(&found.dir, &error.to_string()),
@@ -196,18 +208,29 @@ impl Replay {
     }
 }
 
+/// The sessions whose name another one was given before they were sent.
+fn superseded(found: &[Found]) -> BTreeSet<SessionId> {
+    let records = || found.iter().filter_map(|found| found.record.as_ref().ok()?.as_ref());
+    let keys: BTreeMap<SessionId, &ObjectKey> =
+        records().filter_map(|record| Some((record.id, record.key.as_ref()?))).collect();
+    let over = records().filter_map(|record| Some((record.over?, record.key.as_ref()?)));
+    over.filter(|(id, key)| keys.get(id) == Some(key)).map(|(id, _)| id).collect()
+}
+
 /// The sessions whose folders are gone, and whose uploads may not be.
-fn gone_sessions(engine: &WriteEngine, found: &[Found]) -> Vec<SessionId> {
+fn gone_sessions(engine: &WriteEngine, found: &[Found], superseded: &BTreeSet<SessionId>) -> Vec<SessionId> {
     let known = engine.upload().journal().sessions().unwrap_or_else(|error| {
         log::warn!("{error}");
         Vec::new()
     });
-    known.into_iter().filter(|session| !found.iter().any(|found| found.dir.id() == *session)).collect()
+    let stands = |session: &SessionId| found.iter().any(|found| found.dir.id() == *session);
+    known.into_iter().filter(|session| superseded.contains(session) || !stands(session)).collect()
 }
 
 /// Takes up what was sent of a file that is still open, and has its close wait until then. A close that was cut off may
 /// have been done: then there is nothing left of the session.
 async fn resume_open(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: Restored) {
+    let restored_failed = restored.record.error.is_some() && restored.record.phase.is_promised();
     let resumed = async {
         let Some(key) = file.publishable_key() else { return Ok(()) };
         if matches!(restored.record.phase, Phase::Closing | Phase::Completing) {
@@ -222,6 +245,10 @@ async fn resume_open(engine: &WriteEngine, file: &Arc<DirtyFile>, restored: Rest
         log::warn!("{}: {error}; what was sent of it is sent again", file.name());
     }
     file.allow_publication();
+    if restored_failed {
+        // Its close has failed before, and was told that it goes on in the background.
+        file.retry_in_background(PAUSE.0);
+    }
 }
 
 /// Replays the sessions of one key; what is left is to be tried again.

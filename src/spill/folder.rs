@@ -16,6 +16,7 @@ use super::commit::Committer;
 use super::gauge::Gauge;
 use super::reserve::Reserve;
 use super::session::SESSION_FILE;
+use super::spare::Spares;
 use super::{RecordError, SessionDir, SessionRecord, SpillError};
 use crate::base::{SessionId, crash};
 
@@ -65,11 +66,34 @@ impl Layout {
 
     /// Makes the folders, 0700.
     fn create(&self) -> Result<(), SpillError> {
+        let above = self.folders_above();
         for path in [self.root.clone(), self.spill(), self.trash(), self.quarantine(), self.intents(), self.kept()] {
             DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(SpillError::io(&path))?;
         }
         // Their names must survive power loss before any promise lies in them.
-        File::open(&self.root).and_then(|root| root.sync_all()).map_err(SpillError::io(&self.root))
+        File::open(&self.root).and_then(|root| root.sync_all()).map_err(SpillError::io(&self.root))?;
+        for path in above {
+            match File::open(&path).and_then(|folder| folder.sync_all()) {
+                // Somebody else's, who has made it long ago.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+                result => result.map_err(SpillError::io(&path))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The folders that hold the names of the root and of what is above it, as far up as they may be new: that of the
+    /// root itself always, as who made it may have died since.
+    fn folders_above(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for path in self.root.ancestors().skip(1) {
+            // "" stands for the working directory.
+            found.push(if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() });
+            if found.len() > 1 && path.exists() {
+                break;
+            }
+        }
+        found
     }
 }
 
@@ -132,15 +156,16 @@ pub(super) struct Shared {
     gauge: Arc<Gauge>,
     pub(super) reserve: Reserve,
     committer: Committer,
+    spares: Spares,
     /// A session that had been made durable has ended since its end was made durable too.
     ended: AtomicBool,
 }
 
 impl Shared {
     fn new(layout: Layout, sweeper: Sender<PathBuf>, limit: u64) -> Self {
-        let (committer, ended) = Default::default();
+        let (committer, spares, ended) = Default::default();
         let reserve = Reserve::new(layout.reserve());
-        Self { layout, sweeper, gauge: Gauge::new(limit), reserve, committer, ended }
+        Self { layout, sweeper, gauge: Gauge::new(limit), reserve, committer, spares, ended }
     }
 
     /// `durable` tells whether power loss could bring it back.
@@ -203,14 +228,16 @@ impl SpillStore {
         shared.reserve.fill();
         let store = Self { shared: Arc::new(shared) };
         let trash = store.shared.layout.trash();
+        // What lies there now was left by another process; what comes can be used again.
+        let left = fs::read_dir(&trash).into_iter().flatten().flatten().map(|entry| entry.path());
+        let left = left.collect::<Vec<_>>();
+        let shared = Arc::downgrade(&store.shared);
         let sweep = move || {
-            let left = fs::read_dir(&trash).into_iter().flatten().flatten().map(|entry| entry.path());
-            for path in left.collect::<Vec<_>>().into_iter().chain(doomed.iter()) {
-                match fs::remove_dir_all(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        log::warn!("cannot delete {}: {error}", path.display());
-                    }
-                    _ => {}
+            left.iter().for_each(|path| delete(path));
+            for path in &doomed {
+                // The one who sends is the one who may use it again: where that has ended, nobody will.
+                if !shared.upgrade().is_some_and(|shared| shared.spares.keep(&path)) {
+                    delete(&path);
                 }
             }
         };
@@ -258,8 +285,17 @@ impl SpillStore {
     /// Begins a session: its folder and its session file stand when this returns.
     pub fn create(&self, record: &SessionRecord) -> Result<SessionDir, SpillError> {
         let path = self.shared.layout.spill().join(record.id.to_string());
-        DirBuilder::new().mode(0o700).create(&path).map_err(SpillError::io(&path))?;
-        let dir = SessionDir::new(record.id, path, self.shared.clone(), false);
+        let again = self.shared.spares.take().is_some_and(|spare| match fs::rename(&spare, &path) {
+            Ok(()) => true,
+            Err(error) => {
+                log::debug!("{}: {error}", spare.display());
+                false
+            }
+        });
+        if !again {
+            DirBuilder::new().mode(0o700).create(&path).map_err(SpillError::io(&path))?;
+        }
+        let dir = SessionDir::new(record.id, path, self.shared.clone(), false).with_spare(again);
         crash::point("session-folder-made");
         dir.write_first(record)?;
         crash::point("session-begun");
@@ -276,7 +312,7 @@ impl SpillStore {
                 log::warn!("{} is no session; left alone", path.display());
                 continue;
             };
-            let record = read_record(&path)?;
+            let record = read_record(&path, id)?;
             found.push(Found { dir: SessionDir::new(id, path, self.shared.clone(), true), record });
         }
         found.sort_by_key(|found| found.dir.id());
@@ -310,10 +346,23 @@ pub fn read_only_scan(layout: &Layout) -> Result<Vec<Found>, SpillError> {
     if layout.spill().is_dir() { store.scan() } else { Ok(Vec::new()) }
 }
 
-fn read_record(folder: &Path) -> Result<Result<Option<SessionRecord>, RecordError>, SpillError> {
+fn delete(path: &Path) {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            log::warn!("cannot delete {}: {error}", path.display());
+        }
+        _ => {}
+    }
+}
+
+fn read_record(folder: &Path, id: SessionId) -> Result<Result<Option<SessionRecord>, RecordError>, SpillError> {
     let path = folder.join(SESSION_FILE);
     match fs::read(&path) {
-        Ok(bytes) => Ok(SessionRecord::decode(&bytes).map(Some)),
+        Ok(bytes) => Ok(match SessionRecord::decode(&bytes) {
+            // That of the session which had the folder before: power loss has taken what this one wrote.
+            Ok(record) if record.id != id => Ok(None),
+            other => other.map(Some),
+        }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
         Err(error) => Err(SpillError::io(&path)(error)),
     }

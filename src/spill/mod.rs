@@ -13,6 +13,7 @@ mod gauge;
 mod record;
 mod reserve;
 mod session;
+mod spare;
 
 pub use body::SpillBody;
 pub use folder::{Found, Layout, LockError, LockedFolder, SpillStore, free_bytes, read_only_scan, spilled_bytes};

@@ -137,6 +137,8 @@ pub struct SessionRecord {
     /// A writer has it open for appending: published even when that writer is killed.
     pub append: bool,
     pub phase: Phase,
+    /// A call that returned has promised already that the file is published, whatever becomes of the close under way.
+    pub was_promised: bool,
     /// Set from closing on: the size of the file, and what its spill files must look like.
     pub size: Option<u64>,
     pub pieces: Vec<PieceNote>,
@@ -153,6 +155,8 @@ pub struct SessionRecord {
     pub checkpoints: u32,
     /// Objects of zeros may stand, to be copied from, at keys that begin with this one: see [`Self::zero_keys`].
     pub zeros: Option<ObjectKey>,
+    /// The session, unsent as well, whose name it was given: should that one still stand, it is over.
+    pub over: Option<SessionId>,
     /// Nothing is known to stand at its name, and nothing may be replaced there unseen.
     pub if_taken: Option<IfTaken>,
 }
@@ -192,6 +196,7 @@ impl SessionRecord {
     /// Goes to the name that it was `found` with, and edits or replaces there what it did then.
     pub fn return_to(&mut self, found: &Self) {
         (self.key, self.replaces, self.if_taken) = (found.key.clone(), found.replaces.clone(), found.if_taken);
+        (self.over, self.was_promised) = (found.over, found.was_promised);
         if self.checkpoints == found.checkpoints {
             (self.base, self.origin) = (found.base.clone(), found.origin.clone());
             (self.base_valid, self.extent) = (found.base_valid, found.extent);
@@ -216,6 +221,7 @@ impl SessionRecord {
             times: Times::default(),
             append: false,
             phase: Phase::Open,
+            was_promised: false,
             size: None,
             pieces: Vec::new(),
             completing: None,
@@ -224,6 +230,7 @@ impl SessionRecord {
             upload: None,
             checkpoints: 0,
             zeros: None,
+            over: None,
             if_taken: None,
         }
     }
@@ -279,6 +286,7 @@ mod tests {
             times: Times { stored: true, mtime: Some(SystemTime::UNIX_EPOCH), atime: None },
             append: true,
             phase: Phase::Kept("writer killed".into()),
+            was_promised: true,
             size: Some(9),
             pieces: vec![PieceNote { index: 0, len: 9, crc64: None }],
             completing: Some(8),
@@ -296,6 +304,7 @@ mod tests {
             }),
             checkpoints: 1,
             zeros: Some(ObjectKey::parse(".ossfuse-tmp/x.zeros").unwrap()),
+            over: Some(SessionId::from_bytes([1; 12])),
             if_taken: Some(IfTaken::Join),
         }
     }

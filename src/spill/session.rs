@@ -9,11 +9,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use super::folder::Shared;
+use super::spare::{SPARE_PIECE, rename_with};
 use super::{SessionRecord, SpillError};
 use crate::base::{SessionId, crash};
 
 /// Name of the session file in its folder.
 pub(super) const SESSION_FILE: &str = "session";
+/// Its successor, before it takes its place, and its predecessor afterwards.
+pub(super) const SESSION_NEXT: &str = "session.tmp";
+
+/// Whether a name in a session's folder is that of a spill file.
+pub(super) fn is_piece(name: &str) -> bool {
+    name.len() >= 6 && name.parse::<u64>().is_ok()
+}
 
 /// What fills a spill file before it has its name. A write may replace a piece while it is being fetched: in one
 /// file, what is still coming would overwrite what was written.
@@ -32,11 +40,19 @@ pub struct SessionDir {
     /// Its session file was made durable once: from then on a rename must not put one in its place that power loss
     /// could leave empty.
     durable: AtomicBool,
+    /// The folder may hold an empty spill file that nobody has used yet.
+    spare: AtomicBool,
 }
 
 impl SessionDir {
     pub(super) fn new(id: SessionId, path: PathBuf, shared: Arc<Shared>, durable: bool) -> Self {
-        Self { id, path, shared, durable: AtomicBool::new(durable) }
+        Self { id, path, shared, durable: AtomicBool::new(durable), spare: AtomicBool::new(false) }
+    }
+
+    /// The same, with what is said of an empty spill file in the folder.
+    pub(super) fn with_spare(mut self, spare: bool) -> Self {
+        *self.spare.get_mut() = spare;
+        self
     }
 
     pub fn id(&self) -> SessionId {
@@ -51,7 +67,7 @@ impl SessionDir {
     /// which nobody has been promised anything yet.
     pub(super) fn write_first(&self, record: &SessionRecord) -> Result<(), SpillError> {
         let path = self.path.join(SESSION_FILE);
-        let write = || -> io::Result<()> { private_file(&path, true)?.write_all(&record.encode()) };
+        let write = || -> io::Result<()> { private_file(&path)?.write_all(&record.encode()) };
         write().map_err(SpillError::io(&path))
     }
 
@@ -59,15 +75,23 @@ impl SessionDir {
     /// after power loss too, and so do the names of all spill files in the folder.
     pub fn write_record(&self, record: &SessionRecord, durable: bool) -> Result<(), SpillError> {
         let path = self.path.join(SESSION_FILE);
-        let temp = self.path.join("session.tmp");
+        let temp = self.path.join(SESSION_NEXT);
+        let firm = durable || self.is_durable();
         let write = || -> io::Result<()> {
-            let mut file = private_file(&temp, false)?;
-            file.write_all(&record.encode())?;
-            if durable || self.durable.load(Ordering::Relaxed) {
+            if firm {
+                // It was the session file before: on the disk it may be so still.
+                remove_if_there(&temp)?;
+            }
+            let (mut file, content) = (private_file(&temp)?, record.encode());
+            file.write_all(&content)?;
+            // Not emptied beforehand: ext4 writes out at once what is written anew after that.
+            file.set_len(content.len() as u64)?;
+            if firm {
                 file.sync_data()?;
+                return fs::rename(&temp, &path);
             }
             crash::point("record-writing");
-            fs::rename(&temp, &path)
+            take_place(&temp, &path)
         };
         let written = match write() {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
@@ -87,6 +111,25 @@ impl SessionDir {
             crash::point("names-synced");
         }
         Ok(())
+    }
+
+    /// Replaces the session file before something is done to spill files that what it said until now holds no more
+    /// for: where power loss would leave that behind, it must not find the one without the other.
+    pub fn write_record_first(&self, record: &SessionRecord) -> Result<(), SpillError> {
+        self.write_record(record, self.is_durable())
+    }
+
+    /// Whether power loss would leave the session behind, as it is or as it was: its session file was made durable.
+    pub fn is_durable(&self) -> bool {
+        self.durable.load(Ordering::Relaxed)
+    }
+
+    /// Makes bytes and lengths of spill files survive power loss; their names by [`Self::sync_names`].
+    ///
+    /// # Errors
+    /// What the disk answered: nothing is promised then.
+    pub fn sync_pieces(&self, indices: &[u64]) -> Result<(), SpillError> {
+        indices.iter().try_for_each(|index| sync(&self.piece_path(*index)))
     }
 
     /// Makes spill files, the session file as it is, and the names of all of them survive power loss; in company with
@@ -121,25 +164,40 @@ impl SessionDir {
     /// Opens a spill file for reading and writing; creates it, empty, with `create`.
     pub fn open_piece(&self, index: u64, create: bool) -> Result<File, SpillError> {
         let path = self.piece_path(index);
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(create)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(SpillError::io(&path))
+        let open =
+            |create| OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(0o600).open(&path);
+        let opened = match create && self.spare.load(Ordering::Acquire) {
+            true => open(false).or_else(|error| {
+                if error.kind() == io::ErrorKind::NotFound && self.spare.swap(false, Ordering::AcqRel) {
+                    self.use_spare(&path);
+                }
+                open(true)
+            }),
+            false => open(create),
+        };
+        opened.map_err(SpillError::io(&path))
+    }
+
+    /// Gives the empty spill file a name, unless somebody was first to make one of that name.
+    fn use_spare(&self, path: &Path) {
+        if let Err(error) = rename_with(&self.path.join(SPARE_PIECE), path, libc::RENAME_NOREPLACE) {
+            log::debug!("{}: {error}", path.display());
+        }
     }
 
     /// A file to fill; it becomes the piece by [`Self::install_piece`] only when whole.
     pub fn begin_piece(&self, index: u64, filling: Filling) -> Result<File, SpillError> {
         let path = self.filling_path(index, filling);
-        private_file(&path, false).map_err(SpillError::io(&path))
+        private_file(&path).and_then(|file| file.set_len(0).map(|()| file)).map_err(SpillError::io(&path))
     }
 
-    /// Makes the filled file the piece.
+    /// Makes the filled file the piece. In a session that survives power loss its name must not be there without its
+    /// bytes: they would be zeros, in the place of what the base holds.
     pub fn install_piece(&self, index: u64, filling: Filling) -> Result<(), SpillError> {
         let path = self.filling_path(index, filling);
+        if self.is_durable() {
+            sync(&path)?;
+        }
         fs::rename(&path, self.piece_path(index)).map_err(SpillError::io(&path))?;
         crash::point("piece-installed");
         Ok(())
@@ -156,10 +214,7 @@ impl SessionDir {
     /// Takes a spill file away; one that is not there is no error.
     pub fn remove_piece(&self, index: u64) -> Result<(), SpillError> {
         let path = self.piece_path(index);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SpillError::io(&path)(error)),
-            _ => Ok(()),
-        }
+        remove_if_there(&path).map_err(SpillError::io(&path))
     }
 
     /// Index, length and modification time of every spill file, ascending. Half-fetched ones are not among them.
@@ -168,7 +223,7 @@ impl SessionDir {
         for entry in fs::read_dir(&self.path).map_err(SpillError::io(&self.path))? {
             let entry = entry.map_err(SpillError::io(&self.path))?;
             let name = entry.file_name();
-            let Some(index) = name.to_str().filter(|n| n.len() >= 6).and_then(|n| n.parse().ok()) else { continue };
+            let Some(index) = name.to_str().filter(|n| is_piece(n)).and_then(|n| n.parse().ok()) else { continue };
             let meta = entry.metadata().map_err(SpillError::io(&self.path))?;
             found.push((index, meta.len(), meta.modified().unwrap_or(SystemTime::UNIX_EPOCH)));
         }
@@ -179,8 +234,9 @@ impl SessionDir {
     /// Whether a kill fell between the making of the folder and its first session file: no call has returned yet that
     /// would have promised anything.
     pub fn is_unbegun(&self) -> Result<bool, SpillError> {
-        let empty = match fs::metadata(self.path.join(SESSION_FILE)) {
-            Ok(meta) => meta.len() == 0,
+        let empty = match fs::read(self.path.join(SESSION_FILE)) {
+            // That of another is what the folder held before.
+            Ok(bytes) => bytes.is_empty() || SessionRecord::decode(&bytes).is_ok_and(|record| record.id != self.id),
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
         Ok(empty && self.pieces()?.is_empty())
@@ -197,13 +253,29 @@ impl SessionDir {
     }
 }
 
-fn private_file(path: &Path, new: bool) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    if new {
-        options.create_new(true)
-    } else {
-        options.create(true).truncate(true)
-    };
-    options.open(path)
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn sync(path: &Path) -> Result<(), SpillError> {
+    File::open(path).and_then(|file| file.sync_data()).map_err(SpillError::io(path))
+}
+
+/// A file for this user alone; what it holds stays.
+fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Puts a file in the place of another, which stays under the first one's name, to be written over the next time:
+/// a new inode each time costs more. Where the file system cannot exchange them, it goes.
+fn take_place(next: &Path, path: &Path) -> io::Result<()> {
+    match rename_with(next, path, libc::RENAME_EXCHANGE) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::ENOENT)) => {
+            fs::rename(next, path)
+        }
+        done => done,
+    }
 }

@@ -34,6 +34,8 @@ pub const WORKER_VARIABLE: &str = "_OSSFUSE_WORKER";
 /// How often a worker is asked whether it is alive, and how long it may leave that unanswered.
 const PING_EVERY: Duration = Duration::from_secs(5);
 const PING_PATIENCE: Duration = Duration::from_secs(60);
+/// Another such time, in seconds, for tests.
+const PATIENCE_VARIABLE: &str = "_OSSFUSE_PING_PATIENCE";
 /// The pause before a worker is started in the place of one that died of its own doing before it served, doubled
 /// from the one to the other.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -86,6 +88,8 @@ struct Supervisor {
     /// When the next worker is started.
     due: Option<Instant>,
     next_ping: Instant,
+    /// How often is asked, and how long is waited.
+    ping: (Duration, Duration),
     /// How often somebody has asked for the end.
     stops: u32,
     epitaph: Option<String>,
@@ -113,7 +117,8 @@ pub fn run(estate: Estate, settings: OwnedFd, ready: Ready) -> io::Result<Outcom
         was_up: false,
         early_deaths: 0,
         due: Some(Instant::now()),
-        next_ping: Instant::now() + PING_EVERY,
+        next_ping: Instant::now() + ping_times().0,
+        ping: ping_times(),
         stops: 0,
         epitaph: None,
         ending: false,
@@ -151,7 +156,8 @@ fn take_over(Inheritance { estate, descriptors, worker }: Inheritance) -> io::Re
         worker,
         was_up: true,
         early_deaths: 0,
-        next_ping: now + PING_EVERY,
+        next_ping: now + ping_times().0,
+        ping: ping_times(),
         stops: 0,
         epitaph: None,
         ending: false,
@@ -470,16 +476,17 @@ impl Supervisor {
         if now < self.next_ping {
             return;
         }
-        self.next_ping = now + PING_EVERY;
+        let (every, patience) = self.ping;
+        self.next_ping = now + every;
         // Before the first mount stands it waits for the service, as long as it was told.
         let was_up = self.was_up;
         let Some(worker) = self.worker.as_mut().filter(|_| was_up) else { return };
         match worker.asked_at {
-            Some(at) if now - at > PING_PATIENCE => {
+            Some(at) if now - at > patience => {
                 log::error!(
                     "worker {} has not answered for {} s; it is replaced",
                     worker.process.id(),
-                    PING_PATIENCE.as_secs()
+                    patience.as_secs()
                 );
                 worker.process.kill();
             }
@@ -515,6 +522,13 @@ fn describe(status: ExitStatus) -> String {
         Some(signal) => format!("signal {signal}"),
         None => format!("exit status {}", status.code().unwrap_or_default()),
     }
+}
+
+/// How often a worker is asked, and how long is waited for its answer.
+fn ping_times() -> (Duration, Duration) {
+    let told = std::env::var(PATIENCE_VARIABLE).ok().and_then(|seconds| seconds.parse().ok());
+    let patience = told.map_or(PING_PATIENCE, Duration::from_secs);
+    (PING_EVERY.min(patience / 4), patience)
 }
 
 fn back_off(deaths: u32) -> Duration {

@@ -11,6 +11,9 @@ use crate::base::{ByteRange, PartNumber};
 
 /// Of the part numbers past the base, tenths: how many, and how many pieces each part of them covers.
 const GROWTH: [(u64, u64); 6] = [(1, 1), (1, 2), (2, 8), (2, 32), (2, 128), (2, 512)];
+/// A base of so many parts of the mount, and of at most so many halves, is cut into halves: an edit of a large object
+/// is mostly small, and moves a whole piece both ways.
+const HALVED: (u64, u64) = (128, 4_096);
 
 /// How a file is cut. Two plans of the same part size and base size are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +25,14 @@ pub struct Plan {
 
 impl Plan {
     /// The plan for a file whose base has `base_size` bytes (0 without one). `part_size` is that of the mount;
-    /// pieces are a multiple of it where the base is so large that its parts would be too many.
+    /// pieces are half of it where the base is large, and a multiple of it where it is so large that its parts would
+    /// be too many.
     pub fn new(part_size: u64, base_size: u64) -> Self {
         let unit = part_size.clamp(PART_BYTES_MIN, PART_BYTES_MAX);
+        let half = unit / 2;
+        if half >= PART_BYTES_MIN && base_size >= HALVED.0 * unit && base_size <= HALVED.1 * half {
+            return Self::with_piece_size(half, base_size);
+        }
         let most = PART_BYTES_MAX / unit;
         let multiple = base_size.div_ceil(BASE_PARTS_MAX * unit).clamp(1, most);
         Self::with_piece_size(unit * multiple, base_size)
@@ -113,9 +121,11 @@ impl Plan {
     fn classes(self) -> impl Iterator<Item = Class> {
         let numbers = u64::from(PARTS_MAX).saturating_sub(self.base_pieces);
         let widest = PART_BYTES_MAX / self.piece;
+        // Past halves, parts are as large as ever.
+        let pieces = if self.base_pieces >= 2 * HALVED.0 { 2 } else { 1 };
         let mut first = self.base_pieces + 1;
         GROWTH.into_iter().map(move |(tenths, width)| {
-            let class = Class { first, parts: numbers * tenths / 10, width: width.min(widest).max(1) };
+            let class = Class { first, parts: numbers * tenths / 10, width: (width * pieces).min(widest).max(1) };
             first += class.parts;
             class
         })
@@ -150,6 +160,18 @@ mod tests {
         let plan = Plan::new(8 * MIB, 0);
         assert!(plan.size_max() >= 10 * TIB, "{}", plan.size_max());
         assert_eq!(plan.parts(10 * TIB).map(|(_, range)| range.len()).sum::<u64>(), 10 * TIB);
+    }
+
+    #[test]
+    fn a_large_base_is_edited_by_halves() {
+        assert_eq!(Plan::new(8 * MIB, GIB - 1).piece_size(), 8 * MIB);
+        let plan = Plan::new(8 * MIB, GIB);
+        assert_eq!(plan.piece_size(), 4 * MIB);
+        assert_eq!(plan.parts(GIB).count(), 256);
+        assert!(plan.size_max() >= 10 * TIB, "{}", plan.size_max());
+        let appended = plan.parts(GIB + 20 * MIB).skip(256).map(|(_, range)| range.len());
+        assert_eq!(appended.collect::<Vec<_>>(), [8 * MIB, 8 * MIB, 4 * MIB]);
+        assert_eq!(Plan::new(100 * KIB, GIB).piece_size(), 200 * KIB, "halves would be less than a part may be");
     }
 
     #[test]

@@ -36,7 +36,9 @@ impl Call {
 impl Vfs {
     /// Writes down what the answer that follows tells the kernel. Every answer comes after this.
     pub fn commit(&self) {
+        crash::point("answer-noting");
         self.ledger.commit();
+        crash::point("answer-noted");
     }
 
     /// What is known of a request that is sent again.

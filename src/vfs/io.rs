@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Vfs;
+use super::call::Call;
 use super::error::FsError;
 use super::handles::{Handle, OpenFile};
 use super::opener::{FlushKind, classify};
@@ -95,14 +96,33 @@ impl Vfs {
 
     /// The session of a file that is about to be changed; an edit of the object that was opened, if none is there.
     pub(super) fn session_of(&self, file: &Arc<OpenFile>) -> Result<Arc<DirtyFile>, FsError> {
-        if let Some(dirty) = file.dirty() {
-            return Ok(dirty);
+        loop {
+            let kept = {
+                let state = file.state.lock();
+                if let Some(dirty) = &state.dirty {
+                    return Ok(dirty.clone());
+                }
+                state.unlinked.then(|| state.kept.clone())
+            };
+            if let Some(kept) = kept {
+                return self.anonymous_session(file, kept.ok_or(FsError::Stale)?);
+            }
+            if let Some(dirty) = self.named_session(file)? {
+                return Ok(dirty);
+            }
         }
+    }
+
+    /// The same for a file that has its name; `None` where it has just lost it.
+    fn named_session(&self, file: &Arc<OpenFile>) -> Result<Option<Arc<DirtyFile>>, FsError> {
         let tree = self.tree.lock();
         let node = tree.node(file.ino).ok_or(FsError::Stale)?;
         let mut state = file.state.lock();
         if let Some(dirty) = &state.dirty {
-            return Ok(dirty.clone());
+            return Ok(Some(dirty.clone()));
+        }
+        if state.unlinked {
+            return Ok(None);
         }
         if self.later.is_busy(file.ino) || self.is_unseen(file.ino) {
             return Err(FsError::Copying);
@@ -110,12 +130,6 @@ impl Vfs {
         let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
         let name = node.place.as_ref().map_or("", |(_, name)| name);
         let headers = self.options.attr.edit_headers(held, name, &node.attr);
-        if state.unlinked {
-            let dirty = self.anonymous_session(headers, state.kept.as_ref())?;
-            self.own_session(file, &dirty);
-            state.dirty = Some(dirty.clone());
-            return Ok(dirty);
-        }
         let key = self.file_key(&tree.path(file.ino).ok_or(FsError::Stale)?)?;
         let times = self.options.attr.times();
         let dirty = match &node.version {
@@ -128,7 +142,7 @@ impl Vfs {
         };
         self.own_session(file, &dirty);
         state.dirty = Some(dirty.clone());
-        Ok(dirty)
+        Ok(Some(dirty))
     }
 
     /// A session that has ended makes way for the next one.
@@ -268,9 +282,9 @@ impl Vfs {
     }
 
     /// A descriptor is closed somewhere. Publishes the file if that was the opener's last one.
-    pub async fn flush(&self, fh: u64, tid: u32) -> Result<(), FsError> {
+    pub async fn flush(&self, call: Call, fh: u64, tid: u32) -> Result<(), FsError> {
         let handle = self.handles.file(fh)?;
-        let Some(dirty) = handle.file.dirty().filter(|_| handle.writable) else { return Ok(()) };
+        let Some(dirty) = handle.file.dirty().filter(|_| handle.writable) else { return self.check_kept(call) };
         if handle.file.state.lock().unlinked {
             return Ok(());
         }
@@ -283,28 +297,32 @@ impl Vfs {
                 Ok(())
             }
             // Nobody sees the answer, and a process that is being killed must be able to end.
-            FlushKind::Killed => match tokio::time::timeout(KILLED_WAIT, self.close(&dirty)).await {
+            FlushKind::Killed => match tokio::time::timeout(KILLED_WAIT, self.close(call, &dirty)).await {
                 Ok(closed) => closed,
                 Err(_) => {
                     dirty.publish_in_background();
                     Ok(())
                 }
             },
-            FlushKind::Close if self.options.publish_killed || self.options.close_local => self.close(&dirty).await,
+            FlushKind::Close if self.options.publish_killed || self.options.close_local => {
+                self.close(call, &dirty).await
+            }
             FlushKind::Close => {
                 let published = dirty.publish_for_writer().await;
                 if published.as_ref().is_err_and(WriteError::is_interruption) && dirty.is_killed() {
                     log::warn!("{}: its close was interrupted; its bytes are kept, not published", dirty.name());
+                    self.ledger.note(&Record::Killed { session: dirty.id() });
                 }
-                self.published(&dirty, published).await
+                self.published(Some(call), &dirty, published).await
             }
         }
     }
 
     /// Does what closing a file promises: the object equals it, or, with `--close local`, its bytes are safe here.
-    async fn close(&self, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
+    async fn close(&self, call: Call, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
         if !self.options.close_local {
-            return self.publish(dirty).await;
+            let published = dirty.publish().await;
+            return self.published(Some(call), dirty, published).await;
         }
         match dirty.close_locally().await {
             Err(WriteError::Retired) => Ok(()),
@@ -315,15 +333,24 @@ impl Vfs {
     /// Publishes a file now. What fails goes on in the background, and is the caller's error all the same.
     pub(super) async fn publish(&self, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
         let published = dirty.publish().await;
-        self.published(dirty, published).await
+        self.published(None, dirty, published).await
     }
 
-    async fn published(&self, dirty: &Arc<DirtyFile>, published: Result<Published, WriteError>) -> Result<(), FsError> {
+    /// What a publication comes to for whoever asked for it: the request `call`, if that must know when it comes again.
+    async fn published(
+        &self,
+        call: Option<Call>,
+        dirty: &Arc<DirtyFile>,
+        published: Result<Published, WriteError>,
+    ) -> Result<(), FsError> {
         match published {
             Ok(_) | Err(WriteError::Retired) => Ok(()),
             // It goes on by itself, or ends with the release.
             Err(error) if error.is_interruption() => Err(error.into()),
             Err(error) if error.is_conflict() => {
+                if let Some(call) = call {
+                    self.begin(call);
+                }
                 dirty.keep(CONFLICT).await?;
                 self.unsettle(dirty.id());
                 if let Some(key) = dirty.key() {
@@ -338,12 +365,19 @@ impl Vfs {
         }
     }
 
+    /// Nothing is left to be sent for a request. Where a process before this one was about to refuse it, and to keep the
+    /// bytes, that is why.
+    fn check_kept(&self, call: Call) -> Result<(), FsError> {
+        if self.was_begun(call) { Err(WriteError::Stale.into()) } else { Ok(()) }
+    }
+
     /// Makes what was written survive power loss; with `--fsync remote`, makes the object equal the file.
-    pub async fn fsync(&self, fh: u64) -> Result<(), FsError> {
+    pub async fn fsync(&self, call: Call, fh: u64) -> Result<(), FsError> {
         let handle = self.handles.file(fh)?;
-        let Some(dirty) = handle.file.dirty() else { return Ok(()) };
+        let Some(dirty) = handle.file.dirty() else { return self.check_kept(call) };
         if self.options.fsync_remote && !handle.file.state.lock().unlinked {
-            return self.publish(&dirty).await;
+            let published = dirty.publish().await;
+            return self.published(Some(call), &dirty, published).await;
         }
         let synced = self.runtime.spawn_blocking(move || dirty.fsync()).await;
         match synced {

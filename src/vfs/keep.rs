@@ -50,6 +50,11 @@ impl Parting {
         self.sent
     }
 
+    /// The session that loses its name, where it was not sent.
+    pub(super) fn unsent(&self) -> Option<SessionId> {
+        self.dirty.as_ref().map(|dirty| dirty.id())
+    }
+
     /// The object under its name, as far as it is known.
     pub(super) fn version(&self) -> Option<ETag> {
         self.version.clone()
@@ -260,24 +265,50 @@ impl Vfs {
         Some(read.map(|()| buffer.into()).map_err(spill_error))
     }
 
-    /// The session of a file without a name that is about to be changed.
-    pub(super) fn anonymous_session(
-        &self,
-        headers: crate::spill::HeaderRecord,
-        kept: Option<&Kept>,
-    ) -> Result<Arc<DirtyFile>, FsError> {
+    /// The session of a file without a name that is about to be changed. Nothing is locked while the disk works: of two
+    /// who come at once, one finds the other's.
+    pub(super) fn anonymous_session(&self, open: &Arc<OpenFile>, kept: Kept) -> Result<Arc<DirtyFile>, FsError> {
+        let headers = {
+            let tree = self.tree.lock();
+            let node = tree.node(open.ino).ok_or(FsError::Stale)?;
+            let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
+            self.options.attr.edit_headers(held, "", &node.attr)
+        };
         let times = self.options.attr.times();
-        let Some(kept) = kept else { return Err(FsError::Stale) };
-        match kept {
-            Kept::Hidden { base, .. } => Ok(DirtyFile::anonymous(&self.write, Some(base.clone()), headers, times)),
+        let dirty = match kept {
+            Kept::Hidden { base, .. } => DirtyFile::anonymous(&self.write, Some(base), headers, times),
             Kept::Local { file, len, .. } => {
+                let mut bytes = vec![0; len as usize];
+                read_or_zeros(&file, 0, &mut bytes).map_err(spill_error)?;
                 let dirty = DirtyFile::anonymous(&self.write, None, headers, times);
-                let mut bytes = vec![0; *len as usize];
-                read_or_zeros(file, 0, &mut bytes).map_err(spill_error)?;
-                dirty.write_at_once(0, &bytes)?;
-                Ok(dirty)
+                if let Err(error) = dirty.write_at_once(0, &bytes) {
+                    self.discard_in_background(dirty);
+                    return Err(error.into());
+                }
+                dirty
             }
+        };
+        let first = {
+            let mut state = open.state.lock();
+            let first = state.dirty.get_or_insert_with(|| dirty.clone()).clone();
+            if Arc::ptr_eq(&first, &dirty) {
+                self.own_session(open, &dirty);
+            }
+            first
+        };
+        if !Arc::ptr_eq(&first, &dirty) {
+            self.discard_in_background(dirty);
         }
+        Ok(first)
+    }
+
+    /// Ends a session that nobody has come to know.
+    fn discard_in_background(&self, dirty: Arc<DirtyFile>) {
+        self.runtime.spawn(async move {
+            if let Err(error) = dirty.discard().await {
+                log::warn!("{}: {error}", dirty.name());
+            }
+        });
     }
 }
 

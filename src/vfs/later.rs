@@ -7,9 +7,8 @@
 //! Where another client has replaced the object meanwhile, what was changed goes onto its object, but not the times:
 //! they told of bytes that are gone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt};
@@ -20,6 +19,7 @@ use super::Vfs;
 use super::attr::{Attr, Version};
 use super::error::FsError;
 use super::tree::{Listed, Tree};
+use crate::base::caller::wait;
 use crate::base::posix::UserMeta;
 use crate::base::{ETag, ObjectKey, SessionId, crash};
 use crate::intent::{MetaChange, Work};
@@ -47,8 +47,9 @@ pub(super) struct Later {
     /// Somebody waits: nothing lingers.
     hurried: Notify,
     permits: Semaphore,
-    /// Changes of an earlier process that are not sent yet.
-    replayed: AtomicU64,
+    /// Objects whose attributes an earlier process has left to be sent. Whoever looks at one, or gives it another name,
+    /// waits for that: what was answered must be seen.
+    replaying: Mutex<BTreeSet<ObjectKey>>,
 }
 
 impl Default for Later {
@@ -58,7 +59,7 @@ impl Default for Later {
             changed: Notify::new(),
             hurried: Notify::new(),
             permits: Semaphore::new(AT_ONCE),
-            replayed: AtomicU64::new(0),
+            replaying: Mutex::default(),
         }
     }
 }
@@ -92,6 +93,14 @@ pub(super) struct Taken {
     crc64: Option<u64>,
     before: UserMeta,
     pub(super) wanted: PutHeaders,
+}
+
+/// A change that an earlier process has left behind.
+#[derive(Debug)]
+pub(super) struct LeftChange {
+    pub(super) id: SessionId,
+    pub(super) etag: ETag,
+    pub(super) changed: MetaChange,
 }
 
 /// The object once it has been copied onto itself.
@@ -272,8 +281,10 @@ impl Vfs {
         match self.store_attributes(key, &taken).await {
             Ok(stored) => {
                 crash::point("attributes-sent");
+                let now = stored.as_ref().map(|stored| stored.etag.clone());
                 self.attributes_stored(ino, key, &taken, stored);
-                Ok(())
+                // What has come meanwhile is meant for the version that the object is now.
+                self.rekey_attributes(ino, key, now.as_ref()).await
             }
             Err(error) => {
                 self.put_attributes_back(ino);
@@ -441,7 +452,7 @@ impl Vfs {
 
     /// Those of an earlier process.
     pub(super) fn attributes_replayed(&self) -> u64 {
-        self.later.replayed.load(Ordering::Relaxed)
+        self.later.replaying.lock().len() as u64
     }
 
     /// Sends what is pending at and under a path; what fails is told, and tried again in the background.
@@ -481,22 +492,44 @@ impl Vfs {
         self.later.hurried.notify_waiters();
     }
 
-    /// Takes up a change that an earlier process has left behind.
-    pub(super) fn replay_attributes(&self, id: SessionId, key: ObjectKey, etag: ETag, changed: MetaChange) {
-        self.later.replayed.fetch_add(1, Ordering::Relaxed);
-        let change = Arc::new((key, etag, changed));
-        self.repeat(id, None, move |vfs| {
+    /// Takes up the changes of one object that an earlier process has left behind, oldest first: more than one where it
+    /// has died between the writing of the one and the end of the other.
+    pub(super) fn replay_attributes(&self, key: ObjectKey, left: Vec<LeftChange>) {
+        let Some(last) = left.last().map(|left| left.id) else { return };
+        let older: Vec<SessionId> = left.iter().map(|left| left.id).filter(|id| *id != last).collect();
+        let etags: Vec<ETag> = left.iter().map(|left| left.etag.clone()).collect();
+        let mut changed = MetaChange::new();
+        left.into_iter().for_each(|left| changed.extend(left.changed));
+        self.later.replaying.lock().insert(key.clone());
+        let change = Arc::new((key, etags, changed, older));
+        self.repeat(last, None, move |vfs| {
             let change = change.clone();
             async move {
-                let (key, etag, changed) = &*change;
-                vfs.send_replayed(key, etag, changed).await?;
-                vfs.later.replayed.fetch_sub(1, Ordering::Relaxed);
+                let (key, etags, changed, older) = &*change;
+                vfs.send_replayed(key, etags, changed).await?;
+                older.iter().for_each(|id| vfs.intents.finish(*id));
+                vfs.later.replaying.lock().remove(key);
+                vfs.later.changed.notify_waiters();
                 Ok(())
             }
         });
     }
 
-    async fn send_replayed(&self, key: &ObjectKey, etag: &ETag, changed: &MetaChange) -> Result<(), oss::Error> {
+    /// Waits until the attributes of an object are those that an earlier process has answered.
+    pub(super) async fn attributes_replayed_at(&self, key: &ObjectKey) -> Result<(), FsError> {
+        let is_done = || (!self.later.replaying.lock().contains(key)).then_some(());
+        Ok(wait(self.later.wait_until(is_done)).await?)
+    }
+
+    /// The same for all that is below a prefix.
+    pub(super) async fn attributes_replayed_below(&self, prefix: &str) -> Result<(), FsError> {
+        let is_below = |key: &ObjectKey| key.as_str().starts_with(prefix);
+        let is_done = || (!self.later.replaying.lock().iter().any(is_below)).then_some(());
+        Ok(wait(self.later.wait_until(is_done)).await?)
+    }
+
+    /// `etags`: the versions that the changes were meant for; all but one are gone, by the program's own doing.
+    async fn send_replayed(&self, key: &ObjectKey, etags: &[ETag], changed: &MetaChange) -> Result<(), oss::Error> {
         let _change = self.write.fences().change(&[key.as_str()]).await;
         if self.write.session_for(key).is_some() {
             // It was begun after the change, and has it.
@@ -507,7 +540,7 @@ impl Vfs {
             other => other?,
         };
         let mut headers = found.headers.clone();
-        let changed = if found.etag == *etag { changed.clone() } else { without_times(changed.clone()) };
+        let changed = if etags.contains(&found.etag) { changed.clone() } else { without_times(changed.clone()) };
         apply(&changed, &mut headers.user_meta);
         if headers != found.headers {
             let object = Standing { key, etag: &found.etag, size: found.size, crc64: found.crc64 };

@@ -174,6 +174,7 @@ impl Vfs {
     }
 
     async fn find_file(&self, key: &ObjectKey) -> Result<Option<Found>, FsError> {
+        self.attributes_replayed_at(key).await?;
         match self.client.head_object(key).await {
             Ok(meta) if meta.kind == ObjectKind::Symlink => self.find_link(key).await,
             Ok(meta) => {

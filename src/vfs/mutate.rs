@@ -70,13 +70,7 @@ impl Vfs {
         if self.was_done(call) {
             return Ok(());
         }
-        let (ino, kind) = match self.resolve(parent, name).await {
-            Err(FsError::NotFound) if self.was_begun(call) => {
-                self.done(call, Effect::Nothing);
-                return Ok(());
-            }
-            other => other?,
-        };
+        let Some((ino, kind)) = self.resolve_removed(call, parent, name).await? else { return Ok(()) };
         if kind != Kind::Dir {
             return Err(FsError::NotDirectory);
         }
@@ -127,13 +121,7 @@ impl Vfs {
         if self.was_done(call) {
             return Ok(());
         }
-        let (ino, kind) = match self.resolve(parent, name).await {
-            Err(FsError::NotFound) if self.was_begun(call) => {
-                self.done(call, Effect::Nothing);
-                return Ok(());
-            }
-            other => other?,
-        };
+        let Some((ino, kind)) = self.resolve_removed(call, parent, name).await? else { return Ok(()) };
         if kind == Kind::Dir {
             return Err(FsError::IsDirectory);
         }
@@ -155,6 +143,18 @@ impl Vfs {
         self.drop_attributes(ino);
         self.took_away(call, parent, name);
         Ok(())
+    }
+
+    /// The inode and kind of a name that is to go; `None` where a process before this one has removed it for the same
+    /// request, and did not live to say so.
+    async fn resolve_removed(&self, call: Call, parent: u64, name: &str) -> Result<Option<(u64, Kind)>, FsError> {
+        match self.resolve(parent, name).await {
+            Err(FsError::NotFound) if self.was_begun(call) => {
+                self.done(call, Effect::Nothing);
+                Ok(None)
+            }
+            found => found.map(Some),
+        }
     }
 
     /// The inode and kind of a name, without counting a look-up.

@@ -10,7 +10,7 @@ use super::opener::Process;
 use super::tree::Listed;
 use super::{Entry, Vfs};
 use crate::base::ObjectKey;
-use crate::base::caller::wait;
+use crate::base::caller::{Patience, wait, within};
 use crate::base::key::check_name;
 use crate::base::time::now;
 use crate::ledger::{Effect, HowRecord, Record};
@@ -21,6 +21,8 @@ use std::sync::Arc;
 
 /// A look at the object this fresh spares the one that an open would take.
 const LOOK_FRESH: Duration = Duration::from_secs(1);
+/// How long an open with O_TRUNC waits for the bytes of before to be sent.
+const SEND_FIRST: Patience = Patience::Strict(Duration::from_secs(5));
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, Default)]
@@ -55,13 +57,17 @@ impl Vfs {
         if let Some(fh) = self.remembered(call).handle {
             return Ok(OpenedFile { fh, keep_cache: false });
         }
-        let file = self.open_file(ino)?;
+        if how.truncate && how.write {
+            self.send_closed(ino).await;
+        }
+        let mut file = self.open_file(ino)?;
         let mut reader = None;
         let mut keep_cache = true;
         let is_dirty = file.dirty().is_some();
         let must_do = self.client.is_out() && self.is_cached(ino);
         if how.truncate && how.write {
             self.open_truncated(ino, &file).await?;
+            file = self.open_file(ino)?;
             if let Some(dirty) = file.dirty() {
                 self.stand(&dirty)?;
             }
@@ -85,6 +91,8 @@ impl Vfs {
                 node.cached = etag;
             }
         }
+        // While this was waiting, the last handle or the last unsent byte of the other may have gone.
+        let file = self.open_file(ino)?;
         Ok(OpenedFile { fh: self.add_handle(call, file, how, reader), keep_cache })
     }
 
@@ -139,12 +147,32 @@ impl Vfs {
                 other => return other,
             }
         }
+        let is_known = self.tree.lock().node(ino).is_some_and(|n| n.version.is_some() || n.fresh_until.is_some());
+        if !is_known {
+            // Its name came from an earlier process, its attributes did not.
+            match self.getattr(ino).await {
+                // The kernel looks again, and finds nothing.
+                Err(FsError::NotFound) => return Err(FsError::Stale),
+                other => drop(other?),
+            }
+        }
         self.complete_headers(ino).await?;
         loop {
             match self.begin_anew(ino, file) {
                 Err(FsError::Copying) => wait(self.later.idle(ino)).await?,
                 other => return other,
             }
+        }
+    }
+
+    /// A file that was closed, and is not sent yet, is about to be written anew: it is sent first, so that whoever
+    /// dies over the new bytes leaves the old ones. Where the service is out they are taken over as they are.
+    async fn send_closed(&self, ino: u64) {
+        let open = self.tree.lock().node(ino).and_then(|node| node.open.clone());
+        let idle = open.filter(|open| open.state.lock().handles == 0).and_then(|open| open.dirty());
+        let Some(dirty) = idle.filter(|dirty| dirty.is_closed_locally() && !self.client.is_out()) else { return };
+        if let Err(error) = within(SEND_FIRST, dirty.publish()).await {
+            log::debug!("{}: {error}; it is written anew before it was sent", dirty.name());
         }
     }
 
@@ -157,6 +185,9 @@ impl Vfs {
         if let Some(node) = tree.node_mut(ino) {
             node.attr.mode = unprivileged(node.attr.mode);
         }
+        // It may have been let go of while its caller waited for the end of the session before.
+        let slot = tree.node_mut(ino).map(|node| &mut node.open).ok_or(FsError::Stale)?;
+        let file = slot.get_or_insert_with(|| file.clone()).clone();
         let node = tree.node(ino).ok_or(FsError::Stale)?;
         let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
         let name = node.place.as_ref().map_or("", |(_, name)| name);
@@ -169,7 +200,7 @@ impl Vfs {
             let replaces = node.version.as_ref().map(|version| version.etag.clone());
             DirtyFile::create(&self.write, key, replaces, headers, times)
         };
-        self.own_session(file, &dirty);
+        self.own_session(&file, &dirty);
         let mut state = file.state.lock();
         (state.dirty, state.reader) = (Some(dirty), None);
         Ok(())
@@ -188,6 +219,7 @@ impl Vfs {
         }
         let (_, _, path) = self.place(ino)?;
         let key = self.file_key(&path)?;
+        self.attributes_replayed_at(&key).await?;
         match self.client.head_object(&key).await {
             Ok(meta) => self.seen(ino, &key, Version::of(&meta)),
             // Deleted meanwhile: there is nothing to keep.
@@ -200,6 +232,7 @@ impl Vfs {
     async fn look(&self, ino: u64, how: OpenHow) -> Result<Option<Arc<Reader>>, FsError> {
         wait(self.later.idle(ino)).await?;
         let key = self.file_key(&self.place(ino)?.2)?;
+        self.attributes_replayed_at(&key).await?;
         match self.look_at(ino, &key, how).await {
             // Our own rename has overtaken it.
             Err(FsError::Moved) => Box::pin(self.look(ino, how)).await,

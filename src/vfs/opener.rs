@@ -8,7 +8,9 @@
 //! of that exec, which waits for the answer to the flush. `status` never waits. So nothing but `status` is read of
 //! other processes than the opener, and the rest is read where it may hang.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -51,8 +53,11 @@ impl Process {
             return None;
         }
         let tgid = tgid_of(tid)?;
-        let stat = fs::read_to_string(format!("/proc/{tgid}/stat")).ok()?;
-        Some(Self { tgid, started: field(&stat, 22)?.parse().ok()? })
+        Self::with_stat(tgid, &small(&format!("/proc/{tgid}/stat"))?)
+    }
+
+    fn with_stat(tgid: u32, stat: &str) -> Option<Self> {
+        Some(Self { tgid, started: field(stat, 22)?.parse().ok()? })
     }
 
     /// As it was noted by [`Self::noted`].
@@ -67,15 +72,31 @@ impl Process {
 
     /// Whether the process has a descriptor on the inode of this mount.
     fn holds(&self, ino: u64, mount_id: Option<u64>) -> bool {
-        let folder = format!("/proc/{}/fdinfo", self.tgid);
-        let entries = fs::read_dir(Path::new(&folder)).into_iter().flatten().flatten();
-        entries.filter_map(|entry| fs::read_to_string(entry.path()).ok()).any(|info| is_on(&info, ino, mount_id))
+        let entries = fs::read_dir(format!("/proc/{}/fd", self.tgid)).into_iter().flatten().flatten();
+        entries.filter(|entry| fs::read_link(entry.path()).is_ok_and(|to| is_maybe_a_file(&to))).any(|entry| {
+            let info = small(&format!("/proc/{}/fdinfo/{}", self.tgid, entry.file_name().display()));
+            info.is_some_and(|info| is_on(&info, ino, mount_id))
+        })
     }
+}
+
+/// Whether what a descriptor leads to may be a file of a mount. Most of a process are not, and need no second look.
+fn is_maybe_a_file(to: &Path) -> bool {
+    const NONE: [&[u8]; 5] = [b"pipe:", b"socket:", b"anon_inode:", b"/dev/pts/", b"/dev/null"];
+    !NONE.iter().any(|start| to.as_os_str().as_bytes().starts_with(start))
+}
+
+/// The beginning of a file of `/proc`, as far as anything is looked for in it, by one read: such a file tells no
+/// length, and is made anew at each. A name in it may be no UTF-8, and is not looked at.
+fn small(path: &str) -> Option<String> {
+    let mut bytes = [0; 4096];
+    let len = File::open(path).and_then(|mut file| file.read(&mut bytes)).ok()?;
+    Some(String::from_utf8_lossy(&bytes[..len]).into_owned())
 }
 
 /// The thread group of a thread.
 fn tgid_of(tid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let status = small(&format!("/proc/{tid}/status"))?;
     status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
@@ -88,7 +109,8 @@ pub(super) async fn classify(
     ino: u64,
     mount_id: Option<u64>,
 ) -> FlushKind {
-    if is_of_another(tid, opener) {
+    let Some(tgid) = Some(tid).filter(|tid| *tid != 0).and_then(tgid_of) else { return FlushKind::Close };
+    if opener.is_some_and(|opener| opener.tgid != tgid) {
         return FlushKind::Passing;
     }
     let reader = Arc::new(AtomicI32::new(0));
@@ -97,7 +119,7 @@ pub(super) async fn classify(
         move || {
             // SAFETY: a plain call without arguments.
             reader.store(unsafe { libc::gettid() }, Ordering::Relaxed);
-            classify_now(tid, opener, ino, mount_id)
+            classify_now(tid, tgid, opener, ino, mount_id)
         }
     });
     let mut hanging = 0;
@@ -113,25 +135,21 @@ pub(super) async fn classify(
     }
 }
 
-/// Whether a flush surely comes from another process than the opener.
-fn is_of_another(tid: u32, opener: Option<Process>) -> bool {
-    let Some(opener) = opener.filter(|_| tid != 0) else { return false };
-    tgid_of(tid).is_some_and(|tgid| tgid != opener.tgid)
-}
-
 /// Whether a thread of this process sleeps inside the kernel, in a read that is not from a disk.
 fn hangs(tid: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap_or_default();
+    let status = small(&format!("/proc/self/task/{tid}/status")).unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix("State:")).is_some_and(|state| state.trim().starts_with('D'))
 }
 
-fn classify_now(tid: u32, opener: Option<Process>, ino: u64, mount_id: Option<u64>) -> FlushKind {
-    let Some(closing) = Process::of(tid) else { return FlushKind::Close };
+fn classify_now(tid: u32, tgid: u32, opener: Option<Process>, ino: u64, mount_id: Option<u64>) -> FlushKind {
+    let stat = small(&format!("/proc/{tgid}/stat"));
+    let Some(closing) = stat.as_ref().and_then(|stat| Process::with_stat(tgid, stat)) else { return FlushKind::Close };
     if opener.is_some_and(|opener| opener != closing) {
         return FlushKind::Passing;
     }
-    match fs::read_to_string(format!("/proc/{tid}/stat")) {
-        Ok(stat) if is_killed(&stat) => FlushKind::Killed,
+    let of_thread = if tid == tgid { stat } else { small(&format!("/proc/{tid}/stat")) };
+    match of_thread {
+        Some(stat) if is_killed(&stat) => FlushKind::Killed,
         _ if closing.holds(ino, mount_id) => FlushKind::Passing,
         _ => FlushKind::Close,
     }
@@ -178,11 +196,33 @@ mod tests {
         let own = Process::of(std::process::id()).unwrap();
         assert!(own.holds(ino, None));
         assert!(!own.holds(ino, Some(u64::MAX)));
-        assert_eq!(classify_now(std::process::id(), Some(own), ino, None), FlushKind::Passing);
+        let pid = std::process::id();
+        let classify_now = |opener| classify_now(pid, pid, Some(opener), ino, None);
+        assert_eq!(classify_now(own), FlushKind::Passing);
         drop(file);
-        assert_eq!(classify_now(std::process::id(), Some(own), ino, None), FlushKind::Close);
-        let other = Process { tgid: 1, started: 0 };
-        assert_eq!(classify_now(std::process::id(), Some(other), ino, None), FlushKind::Passing);
-        assert_eq!(classify_now(0, Some(own), ino, None), FlushKind::Close);
+        assert_eq!(classify_now(own), FlushKind::Close);
+        assert_eq!(classify_now(Process { tgid: 1, started: 0 }), FlushKind::Passing);
+    }
+
+    #[test]
+    fn a_pipe_and_a_terminal_are_no_files_of_a_mount() {
+        for none in ["pipe:[17]", "socket:[4]", "anon_inode:[eventpoll]", "/dev/null", "/dev/pts/0"] {
+            assert!(!is_maybe_a_file(Path::new(none)), "{none}");
+        }
+        for file in ["/mnt/bucket/f", "/mnt/bucket/f (deleted)", "(unreachable)/f", "/dev/shm/m/f"] {
+            assert!(is_maybe_a_file(Path::new(file)), "{file}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_found_whatever_its_name() {
+        let temp = tempfile::tempdir().unwrap();
+        let named = temp.path().join(std::ffi::OsStr::from_bytes(b"\xff\xfe"));
+        fs::copy("/bin/sleep", &named).unwrap();
+        let mut child = std::process::Command::new(&named).arg("60").spawn().unwrap();
+        let found = Process::of(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found.map(|process| process.tgid), Some(child.id()));
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::Vfs;
 use super::attr::{Kind, Version};
 use super::call::Call;
 use super::error::FsError;
 use super::handles::Snapshot;
 use super::tree::{Listed, Listing, ROOT};
-use super::{Entry, Vfs};
 use crate::base::caller::wait;
 use crate::base::limits::PAGE_MAX;
 use crate::base::posix::LINK_BODY_BYTES_MAX;
@@ -312,11 +312,6 @@ impl Vfs {
         if self.hidden.fetch_add(1, Ordering::Relaxed) == 0 {
             log::warn!("{key:?} cannot be shown as a path; such keys are hidden and counted in `status`");
         }
-    }
-
-    /// Attributes of an entry for `readdirplus`, counted as a look-up, where memory tells.
-    pub fn entry_now(&self, parent: u64, name: &str) -> Option<Entry> {
-        self.lookup_now(parent, name)?.ok()
     }
 }
 

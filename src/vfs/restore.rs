@@ -78,6 +78,7 @@ impl Vfs {
             }
         }
         for ino in numbers {
+            self.close_again(&tree, ino);
             self.close_if_idle(&mut tree, ino);
             tree.drop_if_unused(ino);
         }
@@ -123,6 +124,19 @@ impl Vfs {
             self.sessions.lock().insert(dirty.id(), ino);
         }
         tree.restore(attr, state.place, version, state.lookups, open);
+    }
+
+    /// What was closed on the local disk (`--close local`), and is open elsewhere still, goes on its way to the service.
+    fn close_again(&self, tree: &Tree, ino: u64) {
+        let Some(open) = tree.node(ino).and_then(|node| node.open.as_ref()) else { return };
+        let state = open.state.lock();
+        let closed = state.dirty.clone().filter(|dirty| state.writers > 0 && !state.unlinked && dirty.is_closing());
+        let Some(dirty) = closed.filter(|_| self.options.close_local) else { return };
+        self.runtime.spawn(async move {
+            if let Err(error) = dirty.close_locally().await {
+                log::error!("{}: {error}", dirty.name());
+            }
+        });
     }
 
     fn restored_kept(&self, kept: &KeptRecord) -> Option<Kept> {

@@ -174,6 +174,7 @@ fn assemble(
     let spill = SpillStore::open_limited(folder, limit);
     let write = WriteEngine::new(upload, spill, config.writing.part_size, runtime.handle().clone());
     write.hide_under(&config.connection.prefix);
+    write.send_after(config.writing.send_after);
     let mut reading = ReadOptions::new(budget);
     reading.workers = config.reading.download_workers;
     if let Some(rate) = config.connection.limits.download {
@@ -322,7 +323,7 @@ fn serve_kernel(
     }
     let posix = worker.config.files.metadata == MetadataMode::Posix;
     let watch = Watched::of(worker.supervised.as_ref())?;
-    let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix, Box::new(watch));
+    let adapter = Adapter::new(worker.vfs.clone(), runtime.handle().clone(), !posix, Arc::new(watch));
     let place = worker.config.mountpoint.display().to_string();
     let agree = |reply: &[u8]| worker.supervised.as_ref().map_or(Ok(()), |supervised| supervised.agree(reply));
     let served = fuse::serve(adapter, &connection, &greeting, agree, || {

@@ -258,6 +258,7 @@ impl Watched {
             return Ok(Self { in_work: InWork::unseen(), refused: Vec::new() });
         };
         let in_work = InWork::open(&supervised.0.estate.lock().1.slots)?;
+        in_work.watch_deaths()?;
         Ok(Self { in_work, refused: supervised.suspects().to_vec() })
     }
 }
@@ -269,5 +270,9 @@ impl Watch for Watched {
             return None;
         }
         Some(Box::new(self.in_work.begin(unique)))
+    }
+
+    fn turn_to(&self, unique: u64) {
+        self.in_work.turn_to(unique);
     }
 }

@@ -4,8 +4,8 @@
 //! name) costs one upload, or none. So many files are sent at a time; those that wait can still be changed, renamed and
 //! deleted without a request. What fails is tried for ever: the bytes are safe, and pending until they are sent.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore};
@@ -16,8 +16,6 @@ use super::publish::{BACKGROUND_PATIENCE, CONFLICT, RETRY_PAUSE};
 use crate::base::caller::{interruptible, within};
 use crate::base::crash;
 
-/// How long a closed file waits for its name to change, or for its end.
-const LINGER: Duration = Duration::from_secs(1);
 /// Files that are finished at a time; the bodies under way are bounded by the upload workers.
 const FILES_AT_ONCE: usize = 64;
 
@@ -25,13 +23,24 @@ const FILES_AT_ONCE: usize = 64;
 #[derive(Debug)]
 pub(super) struct Queue {
     permits: Semaphore,
+    /// How long a closed file waits for its name to change, or for its end; at once where nothing was said.
+    linger: OnceLock<Duration>,
     /// Somebody waits: nothing lingers that was closed until now.
     hurried: Notify,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { permits: Semaphore::new(FILES_AT_ONCE), hurried: Notify::new() }
+        Self { permits: Semaphore::new(FILES_AT_ONCE), linger: OnceLock::new(), hurried: Notify::new() }
+    }
+}
+
+impl super::WriteEngine {
+    /// Sets how long a closed file waits before it is sent; what is set first stays.
+    pub fn send_after(&self, linger: Duration) {
+        if self.queue().linger.set(linger).is_err() {
+            log::debug!("how long closed files wait is set already");
+        }
     }
 }
 
@@ -67,6 +76,7 @@ impl DirtyFile {
         }
         {
             let _gate = self.close_gate().await;
+            self.sync_promised().await?;
             let (dir, pieces) = {
                 let _structure = self.structure.lock();
                 let dir = self.ensure_dir()?;
@@ -86,7 +96,8 @@ impl DirtyFile {
         Ok(())
     }
 
-    fn is_closed_locally(&self) -> bool {
+    /// Whether it was closed by [`Self::close_locally`], and neither sent nor changed since.
+    pub fn is_closed_locally(&self) -> bool {
         let state = self.state.lock();
         state.closed_locally && state.is_closed()
     }
@@ -120,15 +131,16 @@ impl DirtyFile {
     async fn send_while_closed(self: &Arc<Self>) {
         let queue = self.engine.queue();
         let client = self.engine.upload().client();
-        let mut pause = LINGER;
+        let mut pause = queue.linger.get().copied().unwrap_or_default();
+        let mut failed = false;
         loop {
             let waiting = Instant::now();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = queue.hurried.notified() => {}
-                () = client.recovered(), if pause > LINGER => {}
+                () = client.recovered(), if failed => {}
             }
-            if waiting.elapsed() < pause && pause > LINGER {
+            if waiting.elapsed() < pause && failed {
                 // Who is in a hurry does not make a sick service well.
                 tokio::time::sleep(RETRY_PAUSE.0).await;
             }
@@ -142,7 +154,7 @@ impl DirtyFile {
                 Ok(_) | Err(WriteError::Retired) => return,
                 Err(error) if error.is_conflict() => return self.keep_in_background(CONFLICT).await,
                 Err(error @ WriteError::Lost) => return self.keep_in_background(&error.to_string()).await,
-                Err(_) => pause = (pause * 2).clamp(RETRY_PAUSE.0 * 2, RETRY_PAUSE.1),
+                Err(_) => (pause, failed) = ((pause * 2).clamp(RETRY_PAUSE.0 * 2, RETRY_PAUSE.1), true),
             }
         }
     }
@@ -152,8 +164,7 @@ impl DirtyFile {
         let noted = {
             let _structure = self.structure.lock();
             // Other descriptors may still write: what the file looks like is noted behind the gate.
-            self.state.lock().promise();
-            self.ensure_dir().and_then(|_| self.rewrite_record())
+            self.ensure_dir().and_then(|_| self.promise())
         };
         if let Err(error) = noted {
             log::error!("{}: {error}", self.name());

@@ -1,14 +1,13 @@
 //! Changes other than writes: truncation, attributes, names, durability, and the ends that are no publication.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::file::{DirtyFile, Step};
 use super::{Published, WriteError};
-use crate::base::caller::wait;
+use crate::base::caller::{Caller, wait};
 use crate::base::time::now;
-use crate::base::{ByteRange, ETag, ObjectKey, crash};
+use crate::base::{ByteRange, ETag, ObjectKey, SessionId, crash};
 use crate::spill::{HeaderRecord, Phase, SessionDir, SessionRecord, SpillError, Times};
 
 /// An object that this program itself has copied elsewhere.
@@ -84,7 +83,7 @@ impl DirtyFile {
     fn cut_pieces(&self, size: u64, void: &[(u64, u64)]) -> Result<(), WriteError> {
         let Some(dir) = self.state.lock().dir.clone() else { return Ok(()) };
         self.state.lock().record.cut = Some(size);
-        let noted = self.rewrite_record();
+        let noted = self.rewrite_record_first();
         crash::point("cut-noted");
         // Also where it could not be noted: in memory the bytes are gone, and must not come back as a hole is made.
         apply_cut(&dir, void)?;
@@ -102,6 +101,18 @@ impl DirtyFile {
         };
         match dir {
             Some(dir) => Ok(dir.write_record(&record, false)?),
+            None => Ok(()),
+        }
+    }
+
+    /// The same, for what must be on disk before spill files are touched. The caller holds `structure`.
+    fn rewrite_record_first(&self) -> Result<(), WriteError> {
+        let (dir, record) = {
+            let state = self.state.lock();
+            (state.dir.clone(), state.record.clone())
+        };
+        match dir {
+            Some(dir) => Ok(dir.write_record_first(&record)?),
             None => Ok(()),
         }
     }
@@ -126,7 +137,7 @@ impl DirtyFile {
             state.closed_locally = false;
             (state.record.size, state.record.pieces) = (None, Vec::new());
         }
-        self.rewrite_record()
+        self.rewrite_record_first()
     }
 
     /// A time that was set holds until the bytes change, also for whoever reads the session file.
@@ -174,6 +185,17 @@ impl DirtyFile {
         (state.record.headers.clone(), state.record.times)
     }
 
+    /// Spill files of it that are held open; none where it is being looked at elsewhere.
+    pub(super) fn open_pieces(&self) -> usize {
+        self.state.try_lock().map_or(0, |state| state.open_pieces())
+    }
+
+    pub(super) fn close_idle_pieces(&self) {
+        if let Some(mut state) = self.state.try_lock() {
+            state.close_idle_pieces();
+        }
+    }
+
     /// When its bytes or attributes last changed.
     pub fn ctime(&self) -> SystemTime {
         self.state.lock().last_change
@@ -198,12 +220,32 @@ impl DirtyFile {
         state.killed
     }
 
-    /// The same for a writer whose close was interrupted.
-    pub fn mark_interrupted(&self) -> bool {
-        let mut state = self.state.lock();
-        let promised = state.was_promised || state.record.phase == Phase::Synced;
-        state.killed = !state.record.append && !promised && state.retired.is_none();
-        state.killed
+    /// The close of a writer was interrupted while `publication` was under way for it. Unless the bytes are published
+    /// whatever becomes of that writer, it ends, and the session file calls the file closed no more: the release that
+    /// follows keeps the session, whichever process it comes to.
+    pub(super) fn take_close_back(&self, publication: &Caller) {
+        {
+            let mut state = self.state.lock();
+            let promised = state.record.was_promised || state.record.phase == Phase::Synced;
+            state.killed = !state.record.append && !promised && state.retired.is_none();
+            if !state.killed {
+                return;
+            }
+        }
+        // First: what is under way does not say closed again after this.
+        publication.interrupt();
+        let _structure = self.structure.lock();
+        {
+            let mut state = self.state.lock();
+            if !state.is_closed() || state.retired.is_some() || state.ended {
+                return;
+            }
+            state.record.phase = Phase::Open;
+            (state.record.size, state.record.pieces) = (None, Vec::new());
+        }
+        if let Err(error) = self.rewrite_record() {
+            log::error!("{}: {error}", self.name());
+        }
     }
 
     pub fn is_killed(&self) -> bool {
@@ -214,31 +256,28 @@ impl DirtyFile {
     /// local disk.
     pub fn fsync(&self) -> Result<(), WriteError> {
         let _structure = self.structure.lock();
-        let dir = self.ensure_dir()?;
-        let (pieces, record) = {
+        self.ensure_dir()?;
+        self.sync_open()?;
+        // Whoever of its writers was killed before, this is a promise.
+        self.state.lock().killed = false;
+        Ok(())
+    }
+
+    /// The spill files first, then the session file, which says that they are to be published. The caller holds
+    /// `structure`.
+    pub(super) fn sync_open(&self) -> Result<(), WriteError> {
+        let (dir, pieces, record) = {
             let mut state = self.state.lock();
+            let Some(dir) = state.dir.clone() else { return Ok(()) };
             if state.record.phase == Phase::Open {
                 state.record.phase = Phase::Synced;
             }
-            let mut indices = Vec::new();
-            for (index, piece) in state.pieces.iter_mut().filter(|(_, piece)| piece.unsynced) {
-                piece.unsynced = false;
-                indices.push(*index);
-            }
-            (indices, state.record.clone())
+            (dir, state.take_unsynced(), state.record.clone())
         };
-        let result = sync_pieces(&dir, &pieces).and_then(|()| dir.write_record(&record, true));
+        let result = dir.sync_pieces(&pieces).and_then(|()| dir.write_record(&record, true));
         crash::point("synced");
         if result.is_err() {
-            let mut state = self.state.lock();
-            for index in pieces {
-                if let Some(piece) = state.pieces.get_mut(&index) {
-                    piece.unsynced = true;
-                }
-            }
-        } else {
-            // Whoever of its writers was killed before, this is a promise.
-            self.state.lock().killed = false;
+            self.state.lock().put_unsynced(&pieces);
         }
         Ok(result?)
     }
@@ -269,16 +308,22 @@ impl DirtyFile {
         }
     }
 
-    /// Gives a file that stands in the bucket nowhere yet another name, where it is to replace `over` in the end.
+    /// Gives a file that stands in the bucket nowhere yet another name, where it is to replace `over` in the end, and
+    /// the session `unsent` at once: should power loss find both, that one is over.
     ///
     /// # Errors
     /// As for [`Self::rename`].
-    pub async fn rename_over(&self, key: ObjectKey, over: Option<ETag>) -> Result<(), WriteError> {
+    pub async fn rename_over(
+        &self,
+        key: ObjectKey,
+        over: Option<ETag>,
+        unsent: Option<SessionId>,
+    ) -> Result<(), WriteError> {
         let _one = self.publishing.lock().await;
         {
             let mut state = self.state.lock();
             if state.retired.is_none() && !state.ended {
-                state.record.replaces = over;
+                (state.record.replaces, state.record.over) = (over, unsent);
             }
         }
         self.detach(Some(key), None)
@@ -392,7 +437,10 @@ impl DirtyFile {
             state.lease.leave_behind();
         }
         log::warn!("{}: not published, kept as session {}: {reason}", self.name(), self.id());
-        self.rewrite_record()
+        self.rewrite_record()?;
+        // What was sent of it stays noted: `recover` may go on with that.
+        self.engine.leave(self.id());
+        Ok(())
     }
 
     /// Ends a session that was taken up from the disk and could not be published, as it was `found`: under its own name,
@@ -469,7 +517,8 @@ pub(super) fn void_pieces(piece_size: u64, size: u64, pieces: impl Iterator<Item
     cut
 }
 
-/// Shortens or removes spill files as [`void_pieces`] tells.
+/// Shortens or removes spill files as [`void_pieces`] tells; so that power loss does not bring them back, where the
+/// session survives that: the session file is about to forget that they are void.
 pub(super) fn apply_cut(dir: &Arc<SessionDir>, void: &[(u64, u64)]) -> Result<(), SpillError> {
     for (index, left) in void {
         if *left == 0 {
@@ -480,13 +529,10 @@ pub(super) fn apply_cut(dir: &Arc<SessionDir>, void: &[(u64, u64)]) -> Result<()
             cut.map_err(|source| SpillError::Io { path, source })?;
         }
     }
-    Ok(())
-}
-
-fn sync_pieces(dir: &SessionDir, indices: &[u64]) -> Result<(), SpillError> {
-    for index in indices {
-        let path = dir.piece_path(*index);
-        File::open(&path).and_then(|file| file.sync_data()).map_err(|source| SpillError::Io { path, source })?;
+    if !dir.is_durable() {
+        return Ok(());
     }
-    Ok(())
+    let shortened: Vec<u64> = void.iter().filter(|(_, left)| *left > 0).map(|(index, _)| *index).collect();
+    dir.sync_pieces(&shortened)?;
+    dir.sync_names()
 }

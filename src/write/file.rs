@@ -366,6 +366,7 @@ impl DirtyFile {
             crash::point("piece-replacing");
             dir.install_piece(index, Filling::Written)?;
         }
+        self.engine.spare_descriptors();
         let file = Arc::new(dir.open_piece(index, true)?);
         let mut state = self.state.lock();
         state.remember_open(index, file);

@@ -146,6 +146,12 @@ impl State {
         let same = |other: &&Other| other.range == job.range && other.source == job.source;
         self.others.get(&job.number).filter(same).map(|other| &other.outcome)
     }
+
+    /// The CRC64 that a part must have because it is the base, whole. Of other copies only the service knows it.
+    pub(super) fn known_sum(&self, job: &Job) -> Option<u64> {
+        let base = self.record.base.as_ref().filter(|base| job.range == ByteRange::new(0, base.size))?;
+        base.crc64.filter(|_| job.source == Source::Base)
+    }
 }
 
 /// Adds a run, to the one before where it goes on from there.
@@ -231,14 +237,14 @@ mod tests {
     #[test]
     fn a_change_in_the_middle_is_a_part_between_two_copies() {
         let mut state = editing(GIB);
-        state.pieces.insert(64, piece(8 * MIB));
+        state.pieces.insert(128, piece(4 * MIB));
         let middle = 512 * MIB;
         assert_eq!(
             shape(&state),
             [
                 (1, 0, middle, Source::Base),
-                (65, middle, middle + 8 * MIB, Source::Local),
-                (66, middle + 8 * MIB, GIB, Source::Base)
+                (129, middle, middle + 4 * MIB, Source::Local),
+                (130, middle + 4 * MIB, GIB, Source::Base)
             ]
         );
     }
@@ -250,17 +256,20 @@ mod tests {
         state.size = GIB - KIB;
         assert_eq!(shape(&state), [(1, 0, GIB - KIB, Source::Base)]);
         state.size = GIB;
-        assert_eq!(state.jobs(), Err(127), "base bytes and zeros in one piece");
-        state.record.base_valid = GIB - 8 * MIB;
-        assert_eq!(shape(&state), [(1, 0, GIB - 8 * MIB, Source::Base), (128, GIB - 8 * MIB, GIB, Source::Local)]);
+        assert_eq!(state.jobs(), Err(255), "base bytes and zeros in one piece");
+        state.record.base_valid = GIB - 4 * MIB;
+        assert_eq!(shape(&state), [(1, 0, GIB - 4 * MIB, Source::Base), (256, GIB - 4 * MIB, GIB, Source::Local)]);
     }
 
     #[test]
     fn an_append_keeps_the_base() {
         let mut state = editing(GIB);
-        state.pieces.insert(128, piece(KIB));
+        state.pieces.insert(256, piece(KIB));
         state.size = GIB + KIB;
-        assert_eq!(shape(&state), [(1, 0, GIB, Source::Base), (129, GIB, GIB + KIB, Source::Local)]);
+        assert_eq!(shape(&state), [(1, 0, GIB, Source::Base), (257, GIB, GIB + KIB, Source::Local)]);
+        state.record.base.as_mut().unwrap().crc64 = Some(7);
+        let jobs = state.jobs().unwrap();
+        assert_eq!([state.known_sum(&jobs[0]), state.known_sum(&jobs[1])], [Some(7), None]);
     }
 
     /// What must hold of every list of jobs.

@@ -26,6 +26,7 @@ mod status;
 mod zeros;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -102,6 +103,14 @@ impl From<SpillError> for WriteError {
 #[derive(Debug, Clone)]
 pub struct WriteEngine(Arc<Engine>);
 
+/// Descriptors that this process may have.
+fn descriptors() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct lives through the call.
+    let told = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    if told { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { usize::MAX }
+}
+
 #[derive(Debug)]
 struct Engine {
     upload: UploadEngine,
@@ -116,6 +125,8 @@ struct Engine {
     /// One at a time makes room.
     pressing: tokio::sync::Mutex<()>,
     queue: background::Queue,
+    /// Spill files that were opened, ever.
+    opened: AtomicUsize,
 }
 
 /// Told of every publication, once the session is retired, and of sessions that ended without one in the background.
@@ -134,7 +145,37 @@ impl WriteEngine {
     /// `part_size` is that of the mount, in bytes; `runtime` runs what is sent in the background.
     pub fn new(upload: UploadEngine, spill: SpillStore, part_size: u64, runtime: Handle) -> Self {
         let (live, observer, fences, private, pressing, queue) = Default::default();
-        Self(Arc::new(Engine { upload, spill, part_size, runtime, live, observer, fences, private, pressing, queue }))
+        let opened = AtomicUsize::new(0);
+        Self(Arc::new(Engine {
+            upload,
+            spill,
+            part_size,
+            runtime,
+            live,
+            observer,
+            fences,
+            private,
+            pressing,
+            queue,
+            opened,
+        }))
+    }
+
+    /// To be called before a spill file is opened, with no state of a file locked. Spill files are held open for the
+    /// next write; those of many files together must leave descriptors for connections, session files and whatever
+    /// else it takes to send them: where they are about to be half of all, the idle ones are closed.
+    pub(super) fn spare_descriptors(&self) {
+        let most = descriptors() / 2;
+        let opened = self.0.opened.fetch_add(1, Ordering::Relaxed);
+        // Counting looks at every file: not each time.
+        if !opened.is_multiple_of((most / 4).max(1)) {
+            return;
+        }
+        let live = self.live();
+        let held: usize = live.iter().map(|file| file.open_pieces()).sum();
+        if held > most {
+            live.iter().for_each(|file| file.close_idle_pieces());
+        }
     }
 
     /// Sets who is told of publications; the first one stays.

@@ -13,12 +13,12 @@ use super::fetch::stale_if_changed;
 use super::file::DirtyFile;
 use super::hidden::{Leftover, corrupt};
 use super::state::State;
-use crate::base::caller::{Patience, inherit, interruptible};
+use crate::base::caller::{Caller, Cut, Patience, inherit, interruptible, is_interrupted};
 use crate::base::limits::GIB;
 use crate::base::time::now;
 use crate::base::{ByteRange, ETag, ObjectKey, PartNumber, crash};
 use crate::oss::{CopyOptions, ErrorKind, Outcome, PutHeaders};
-use crate::spill::{Phase, SpillBody};
+use crate::spill::{Phase, PieceNote, SpillBody};
 use crate::upload::{Finished, PartOutcome, Standing, Transfer, replace_headers, whole_crc};
 
 /// How fresh a look at the base must be to spare another before it is replaced.
@@ -68,17 +68,17 @@ impl DirtyFile {
     /// Whoever asked may go away, or be interrupted: it goes on to its end all the same, so that what the service did
     /// is known.
     pub async fn publish(self: &Arc<Self>) -> Result<Published, WriteError> {
-        self.publish_unless(|| false).await
+        self.publish_or(|_| {}).await
     }
 
     /// The same for a writer that closes the file. When it is interrupted, and is not one whose bytes are published
     /// whatever becomes of it, the publication ends too, and the release that follows keeps the session.
     pub async fn publish_for_writer(self: &Arc<Self>) -> Result<Published, WriteError> {
-        self.publish_unless(|| self.mark_interrupted()).await
+        self.publish_or(|publication| self.take_close_back(publication)).await
     }
 
-    /// `gives_up` is asked when whoever waits is interrupted.
-    async fn publish_unless(self: &Arc<Self>, gives_up: impl FnOnce() -> bool) -> Result<Published, WriteError> {
+    /// `interrupted` is called when whoever waits is interrupted; with whom the publication is for.
+    async fn publish_or(self: &Arc<Self>, interrupted: impl FnOnce(&Caller)) -> Result<Published, WriteError> {
         let (file, caller) = (self.clone(), inherit());
         let work = Box::pin(caller.clone().scope(async move { file.publish_to_the_end().await }));
         match interruptible(self.engine.runtime().spawn(work)).await {
@@ -86,9 +86,7 @@ impl DirtyFile {
                 Err(WriteError::Spill { message: format!("the process is ending: {error}"), errno: None })
             }),
             Err(cut) => {
-                if gives_up() {
-                    caller.interrupt();
-                }
+                interrupted(&caller);
                 Err(cut.into())
             }
         }
@@ -153,10 +151,12 @@ impl DirtyFile {
             }
         }
         let _gate = self.close_gate().await;
+        self.sync_promised().await?;
         {
             let _structure = self.structure.lock();
             self.note_closing()?;
         }
+        self.settle_before().await?;
         let is_detour = {
             let state = self.state.lock();
             state.is_upload_hidden() && !state.is_small()
@@ -191,18 +191,77 @@ impl DirtyFile {
         gate
     }
 
+    /// Syncs what was written since bytes of the session were promised to survive power loss: the session file is about
+    /// to say what the spill files look like, and power loss must not find it without them.
+    ///
+    /// # Errors
+    /// What the disk answered.
+    pub(super) async fn sync_promised(self: &Arc<Self>) -> Result<(), WriteError> {
+        let (dir, pieces) = {
+            let mut state = self.state.lock();
+            let Some(dir) = state.dir.clone().filter(|dir| dir.is_durable()) else { return Ok(()) };
+            (dir, state.take_unsynced())
+        };
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        let synced = dir.commit(&pieces).await;
+        if synced.is_err() {
+            self.state.lock().put_unsynced(&pieces);
+        }
+        Ok(synced?)
+    }
+
+    /// An older session of the object that is about to be replaced must not come back by power loss: it would be
+    /// taken for another client's work, or this one for that.
+    async fn settle_before(&self) -> Result<(), WriteError> {
+        let replaces = {
+            let state = self.state.lock();
+            state.record.replaces.is_some() || state.record.base.is_some()
+        };
+        if replaces {
+            self.engine.spill().settle_ends().await?;
+        }
+        Ok(())
+    }
+
     /// Says in the session file that the file is closed, what it looks like, and so that it must be published.
     /// The caller holds `structure`.
+    ///
+    /// # Errors
+    /// The close was interrupted: it must not be said again what has just been taken back.
     pub(super) fn note_closing(&self) -> Result<(), WriteError> {
+        check_uninterrupted()?;
         {
             let mut state = self.state.lock();
-            state.was_promised |= state.record.phase.is_promised();
+            state.record.was_promised |= state.record.phase == Phase::Synced;
             state.record.phase = Phase::Closing;
             (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
         }
+        self.sum_notes();
         self.rewrite_record()?;
         crash::point("closing-recorded");
         Ok(())
+    }
+
+    /// Sums the spill files whose sums are not known. The session file may reach the disk, by chance, before they do:
+    /// a replay must be able to tell, or it would publish what power loss has made of them. Where they are on the
+    /// disk already nothing is read.
+    fn sum_notes(&self) {
+        let (dir, piece_size, mut notes) = {
+            let state = self.state.lock();
+            let Some(dir) = state.dir.clone().filter(|dir| !dir.is_durable()) else { return };
+            (dir, state.record.piece_size, state.record.pieces.clone())
+        };
+        let sum = |note: &mut PieceNote| {
+            let range = ByteRange::at(note.index * piece_size, note.len);
+            match SpillBody::new(Some(dir.clone()), piece_size, range).crc64() {
+                Ok(sum) => note.crc64 = Some(sum),
+                Err(error) => log::warn!("{}: {error}", dir.path().display()),
+            }
+        };
+        tokio::task::block_in_place(|| notes.iter_mut().filter(|note| note.crc64.is_none()).for_each(sum));
+        self.state.lock().record.pieces = notes;
     }
 
     /// One PUT of the whole file.
@@ -309,6 +368,7 @@ impl DirtyFile {
     /// Says in the session file of an edit what object is about to replace the one that is edited.
     fn note_completing(&self, crc: Option<u64>) -> Result<(), WriteError> {
         let _structure = self.structure.lock();
+        check_uninterrupted()?;
         {
             let mut state = self.state.lock();
             if !state.uses_base() {
@@ -345,7 +405,11 @@ impl DirtyFile {
     pub(super) fn outcomes(&self) -> Option<Outcomes> {
         let state = self.state.lock();
         let jobs = state.jobs().ok()?;
-        let parts = jobs.iter().map(|job| Some((job.number, state.outcome(job)?.clone())));
+        let parts = jobs.iter().map(|job| {
+            let outcome = state.outcome(job)?.clone();
+            let crc64 = outcome.crc64.or_else(|| state.known_sum(job));
+            Some((job.number, PartOutcome { crc64, ..outcome }))
+        });
         Some((state.transfer.clone()?, parts.collect::<Option<Vec<_>>>()?))
     }
 
@@ -484,15 +548,31 @@ impl DirtyFile {
         {
             let mut state = self.state.lock();
             state.record.error = Some(error.to_string());
-            if !error.is_conflict() {
-                state.promise();
-            }
+            state.record.was_promised |= !error.is_conflict();
         }
-        let noted = self.ensure_dir().and_then(|_| self.rewrite_record());
+        let noted =
+            self.ensure_dir().and_then(|_| if error.is_conflict() { self.rewrite_record() } else { self.promise() });
         if let Err(error) = noted {
             log::error!("{error}");
         }
     }
+
+    /// From now on a later process publishes it: also one that finds what power loss has left, so that the bytes are
+    /// on the disk before the session file says so. The caller holds `structure`.
+    pub(super) fn promise(&self) -> Result<(), WriteError> {
+        if self.state.lock().record.phase != Phase::Open {
+            return self.rewrite_record();
+        }
+        tokio::task::block_in_place(|| self.sync_open()).or_else(|error| {
+            log::error!("{}: {error}; power loss would take what was written to it", self.name());
+            self.rewrite_record()
+        })
+    }
+}
+
+/// Refuses to go on for a writer whose close was interrupted.
+fn check_uninterrupted() -> Result<(), WriteError> {
+    if is_interrupted() { Err(Cut::Interrupted.into()) } else { Ok(()) }
 }
 
 impl State {
@@ -501,13 +581,6 @@ impl State {
         let begun = self.transfer.as_ref().is_some_and(|transfer| transfer.id().is_some());
         let sending = self.parts.values().any(|part| part.sending.is_some());
         self.size == 0 || (self.size <= self.plan.piece_size() && !begun && !sending)
-    }
-
-    /// From now on a later process publishes it.
-    pub(super) fn promise(&mut self) {
-        if self.record.phase == Phase::Open {
-            self.record.phase = Phase::Synced;
-        }
     }
 
     pub(super) fn owns(&self, transfer: &Arc<Transfer>) -> bool {

@@ -109,8 +109,6 @@ pub(super) struct State {
     pub(super) base_seen: Option<Instant>,
     /// It was closed on the local disk, and all of it survives power loss as long as it is closed.
     pub(super) closed_locally: bool,
-    /// Before it was closed the last time, a returned call had promised already that it would be published.
-    pub(super) was_promised: bool,
     /// A writer was killed: the release that follows keeps the session and does not publish it.
     pub(super) killed: bool,
 }
@@ -145,7 +143,6 @@ impl State {
             last_change: at,
             base_seen: None,
             closed_locally: false,
-            was_promised: false,
             killed: false,
         }
     }
@@ -218,6 +215,16 @@ impl State {
             self.open.pop_front();
         }
         self.open.push_back((index, file));
+    }
+
+    /// Spill files that are held open.
+    pub(super) fn open_pieces(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Closes those that nobody writes to just now.
+    pub(super) fn close_idle_pieces(&mut self) {
+        self.open.retain(|(_, file)| Arc::strong_count(file) > 1);
     }
 
     pub(super) fn forget_open(&mut self, index: u64) {
@@ -295,10 +302,23 @@ impl State {
     /// What the spill files look like, for the session file of a closing session.
     pub(super) fn notes(&self) -> Vec<PieceNote> {
         let note = |(index, piece): (&u64, &Piece)| {
-            let run = piece.running.as_ref().filter(|run| run.upto == piece.len);
-            PieceNote { index: *index, len: piece.len, crc64: run.map(|run| run.crc.value()) }
+            let run = piece.running.as_ref().filter(|run| run.upto == piece.len).map(|run| run.crc.value());
+            // What was noted holds until the file is opened again.
+            let noted = |note: &&PieceNote| note.index == *index && note.len == piece.len;
+            let crc64 = run.or_else(|| self.sent_sum(*index, piece.len));
+            let crc64 = crc64.or_else(|| self.record.pieces.iter().find(noted)?.crc64);
+            PieceNote { index: *index, len: piece.len, crc64 }
         };
         self.pieces.iter().map(note).collect()
+    }
+
+    /// The sum of a piece that was sent, as it is, as a part.
+    fn sent_sum(&self, index: u64, len: u64) -> Option<u64> {
+        let start = self.plan.piece_range(index).start;
+        let number = self.plan.part_at(start)?;
+        let is_alone = self.plan.part_range(number).is_some_and(|range| range == self.plan.piece_range(index));
+        let part = self.parts.get(&number).filter(|part| is_alone && part.is_clean(len))?;
+        part.sent.as_ref()?.1.crc64
     }
 }
 

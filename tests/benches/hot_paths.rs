@@ -10,6 +10,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ossfuse::base::{ByteRange, ObjectKey, crc64, time};
 use ossfuse::journal::Journal;
+use ossfuse::ledger::{HowRecord, Ledger, Record};
 use ossfuse::oss::{Addressing, Client, ClientOptions, Credentials, Endpoint, Limits, SignatureVersion, measured};
 use ossfuse::spill::{HeaderRecord, Layout, LockedFolder, SpillStore, Times};
 use ossfuse::upload::{Plan, UploadEngine, UploadOptions};
@@ -74,6 +75,35 @@ fn writes(c: &mut Criterion) {
     group.finish();
 }
 
+/// What it costs that the kernel's inodes and handles outlive a worker: each is in the ledger before it is told.
+fn ledger(c: &mut Criterion) {
+    let folder = tempfile::tempdir_in("/var/tmp").expect("a folder");
+    let (ledger, _) = Ledger::open(&folder.path().join("ledger"), 1).expect("a new ledger");
+    let mut group = c.benchmark_group("ledger");
+    let mut ino = 1 << 40;
+    group.bench_function("a new inode", |b| {
+        b.iter(|| {
+            ino += 1;
+            // As long as most names are.
+            let name = "some-name-of-a-file.data".into();
+            ledger.note(&Record::Placed { ino, parent: 1 << 40, name, kind: 0o100_000 });
+            ledger.note(&Record::Told { ino, unique: ino * 2 });
+            ledger.commit();
+            ledger.note(&Record::Dropped { ino });
+        });
+    });
+    let how = HowRecord { readable: true, writable: true, append: false, opener: Some((12_345, 678_901)) };
+    group.bench_function("a new handle", |b| {
+        b.iter(|| {
+            ino += 1;
+            ledger.note(&Record::Opened { unique: ino * 2, fh: ino, ino: 1 << 40, how });
+            ledger.commit();
+            ledger.note(&Record::Closed { fh: ino });
+        });
+    });
+    group.finish();
+}
+
 fn sums(c: &mut Criterion) {
     let mut group = c.benchmark_group("crc64");
     for (name, size) in [("4 KiB", 4 * KIB), ("8 MiB", 8 * MIB)] {
@@ -126,5 +156,5 @@ fn signatures(c: &mut Criterion) {
     });
 }
 
-criterion_group!(hot_paths, writes, sums, plans, listings, signatures);
+criterion_group!(hot_paths, writes, ledger, sums, plans, listings, signatures);
 criterion_main!(hot_paths);

@@ -1,68 +1,27 @@
 //! The process that serves a mount is killed, and nobody who uses the mount notices.
 //!
 //! Kills fall at named points (between what a request has done and its answer), within the first milliseconds of a
-//! worker, and at random moments under the tools of every day.
+//! worker (`early`), and at random moments under the tools of every day (`tools`).
+
+mod answers;
+mod early;
+mod sessions;
+mod tools;
+mod trouble;
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::IntoRawFd;
-use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::Path;
-use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::harness::{Bench, KIB, MIB, Mount, assert_same, is_alive, noise, shell, signal, told, wait_for, wait_until};
-
-/// Kills workers of a mount again and again until told to stop.
-struct Killer<'m> {
-    mount: &'m Mount<'m>,
-    stop: AtomicBool,
-    kills: AtomicU32,
-}
-
-impl Killer<'_> {
-    /// Runs `work` while workers are killed, each `pause` (out of a range of milliseconds) after it has come up; after
-    /// `most` kills the rest of the work is done in peace.
-    fn over<T>(mount: &Mount<'_>, pause: std::ops::Range<u64>, most: u32, work: impl FnOnce() -> T) -> (T, u32) {
-        let killer = Killer { mount, stop: AtomicBool::new(false), kills: AtomicU32::new(0) };
-        let done = std::thread::scope(|scope| {
-            let kills = scope.spawn(|| killer.kill_on(pause, most));
-            let done = work();
-            killer.stop.store(true, Ordering::Relaxed);
-            kills.join().unwrap();
-            done
-        });
-        (done, killer.kills.into_inner())
-    }
-
-    fn kill_on(&self, pause: std::ops::Range<u64>, most: u32) {
-        let random = noise(u64::from(self.mount.pid()), 8 * most as usize + 8);
-        for roll in random.chunks_exact(8).take(most as usize) {
-            let roll = u64::from_le_bytes(roll.try_into().unwrap());
-            let Some(worker) = self.next_worker() else { return };
-            std::thread::sleep(Duration::from_millis(pause.start + roll % (pause.end - pause.start)));
-            if self.stop.load(Ordering::Relaxed) {
-                return;
-            }
-            signal(worker, libc::SIGKILL);
-            wait_until("it is dead", || !is_alive(worker));
-            self.kills.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// A worker that answers; `None` once the work is done.
-    fn next_worker(&self) -> Option<u32> {
-        wait_for("a worker answers", || {
-            if self.stop.load(Ordering::Relaxed) {
-                return Some(None);
-            }
-            Some(Some(u32::try_from(self.mount.try_status()?["worker_pid"].as_u64()?).unwrap()))
-        })
-    }
-}
+use super::harness::{
+    Bench, Finally, MIB, Mount, assert_same, is_alive, noise, shell, signal, told, wait_for, wait_until,
+};
+use trouble::{When, kill, under};
 
 /// Kills the worker, and waits for the next one.
 fn replace_worker(mount: &Mount<'_>) {
@@ -318,132 +277,25 @@ fn create_is_done_once() {
     assert_eq!(bench.recover_list(), [Value::Null; 0]);
 }
 
-/// Killed before each of its copies takes effect, and before its delete: the exchange is done all the same, and who has
-/// one of the files open goes on with that file.
-#[test]
-fn an_exchange_is_done_once_whenever_its_worker_dies() {
-    for (operation, skip) in [("CopyObject", 0), ("CopyObject", 1), ("CopyObject", 2), ("DeleteObject", 0)] {
-        let Some(bench) = Bench::new() else { return };
-        bench.server.put("one", b"first");
-        bench.server.put("two", b"the second");
-        let mount = bench.mount(&[]);
-        let mut open = fs::OpenOptions::new().read(true).write(true).open(mount.path("one")).unwrap();
-        bench.server.hold(operation, skip);
-        let (one, two) = (mount.path("one"), mount.path("two"));
-        let renaming = std::thread::spawn(move || super::rename::exchange(&one, &two));
-        bench.server.wait_for_held();
-        signal(mount.worker_pid(), libc::SIGKILL);
-        bench.server.clear_faults();
-        renaming.join().unwrap().unwrap_or_else(|error| panic!("{operation} {skip}: {error}"));
-        assert_eq!(mount.sh("cat one; echo; cat two"), "the second\nfirst", "{operation} {skip}");
-        open.seek(SeekFrom::End(0)).unwrap();
-        open.write_all(b", and more").unwrap();
-        drop(open);
-        mount.settle();
-        let found = ["one", "two"].map(|key| bench.server.get(key).unwrap());
-        assert_eq!(found, [&b"the second"[..], b"first, and more"], "{operation} {skip}");
-        mount.umount();
-    }
-}
-
-/// What is written after a worker has died changes the object: also where the dead one had hardly begun a session, or had
-/// ended one.
-#[test]
-fn an_edit_stays_one_whenever_its_worker_dies() {
-    let Some(bench) = Bench::new() else { return };
-    let content = noise(9, 150 * KIB);
-    bench.server.put("appended", &content);
-    bench.server.put("edited", &content);
-    let variables = [("_OSSFUSE_CRASH_FILE", bench.path("crash"))];
-    let variables = variables.each_ref().map(|(name, path)| (*name, path.as_os_str()));
-    let mount = bench.mount_with(&["--fsync", "remote", "--part-size", "100KiB"], &variables);
-    let mut appended = fs::OpenOptions::new().append(true).open(mount.path("appended")).unwrap();
-    dying_at(&bench, &mount, "session-folder-made", || appended.write_all(b"more").unwrap());
-    close(appended).unwrap();
-    assert_same(&bench.server.get("appended").unwrap(), &[&content[..], b"more"].concat(), "appended");
-
-    let edited = fs::OpenOptions::new().read(true).write(true).open(mount.path("edited")).unwrap();
-    edited.write_all_at(b"one", 5).unwrap();
-    dying_at(&bench, &mount, "done-noted", || edited.sync_all().unwrap());
-    let mut start = [0; 8];
-    edited.read_exact_at(&mut start, 0).unwrap();
-    edited.write_all_at(b"two", 20).unwrap();
-    close(edited).unwrap();
-    let mut wanted = content;
-    wanted[5..8].copy_from_slice(b"one");
-    assert_eq!(start, wanted[..8]);
-    wanted[20..23].copy_from_slice(b"two");
-    assert_same(&bench.server.get("edited").unwrap(), &wanted, "edited");
-}
-
-/// A rename of a file that is being edited takes the edits along, though a look at the new name shows the copy already.
-#[test]
-fn a_renamed_edit_is_not_taken_for_what_it_replaces() {
-    for point in ["rename-session-moved", "rename-shown", "rename-deleted"] {
-        let Some(bench) = Bench::new() else { return };
-        let mut content = noise(9, 150 * KIB);
-        bench.server.put("old", &content);
-        let mount = bench.mount_with(&[], &[("_OSSFUSE_CRASH_FILE", bench.path("crash").as_os_str())]);
-        let edited = fs::OpenOptions::new().write(true).open(mount.path("old")).unwrap();
-        edited.write_all_at(b"changed", 5).unwrap();
-        dying_at(&bench, &mount, point, || fs::rename(mount.path("old"), mount.path("new")).unwrap());
-        close(edited).unwrap();
-        content[5..12].copy_from_slice(b"changed");
-        assert_same(&bench.server.get("new").unwrap(), &content, point);
-        assert_eq!(bench.server.keys(), ["new"], "{point}");
-    }
-}
-
-/// A name that was free when a file was made is expected to be free by the next worker too.
-#[test]
-fn what_must_be_new_must_be_new_for_the_next_worker_too() {
-    let Some(bench) = Bench::new() else { return };
-    let mount = bench.mount(&["--exclusive-create", "remote", "--part-size", "100KiB"]);
-    mount.sh("ls");
-    let options = || fs::OpenOptions::new().write(true).clone();
-    let mut exclusive = options().create_new(true).open(mount.path("exclusive")).unwrap();
-    let mut large = options().create_new(true).open(mount.path("large")).unwrap();
-    large.write_all(&noise(4, 350 * KIB)).unwrap();
-    let mut joined = options().create(true).append(true).open(mount.path("joined")).unwrap();
-    joined.write_all(b"one ").unwrap();
-    replace_worker(&mount);
-    for key in ["exclusive", "large", "joined"] {
-        bench.server.put(key, b"theirs ");
-    }
-    exclusive.write_all(b"ours").unwrap();
-    joined.write_all(b"two").unwrap();
-    for file in [exclusive, large] {
-        assert_eq!(close(file).unwrap_err().raw_os_error(), Some(libc::EEXIST));
-    }
-    close(joined).unwrap();
-    let found = ["exclusive", "large", "joined"].map(|key| bench.server.get(key).unwrap());
-    assert_eq!(found, [&b"theirs "[..], b"theirs ", b"theirs one two"]);
-}
-
-/// Closes a file; what `close(2)` says counts.
-fn close(file: fs::File) -> std::io::Result<()> {
-    // SAFETY: the descriptor is this function's own.
-    match unsafe { libc::close(file.into_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
-}
-
 /// Two processes race for lock files while workers are killed: exactly one wins each.
 #[test]
 fn a_lock_file_is_won_by_one() {
     let Some(bench) = Bench::new() else { return };
     let mount = bench.mount(&[]);
-    let rounds = 200;
     let racer = |name: &str| {
         let script = format!(
-            "for i in $(seq {rounds}); do if (set -o noclobber; echo {name} > lock-$i) 2>> ../err-{name}; \
-             then echo $i >> ../won-{name}; fi; done"
+            "i=0; while [ ! -e ../enough ]; do i=$((i + 1)); \
+             if (set -o noclobber; echo {name} > lock-$i) 2>> ../err-{name}; then echo $i >> ../won-{name}; fi; done"
         );
         shell(&mount.path(""), &script).spawn().unwrap()
     };
-    let (_, kills) = Killer::over(&mount, 20..100, 30, || {
+    let when = When { after: 20_000..100_000, answered: true, most: 20 };
+    let (_, kills) = under(&mount, &when, kill, |kills| {
         let mut racers = [racer("a"), racer("b")];
+        {
+            let _enough = Finally(|| drop(bench.file("enough", b"")));
+            wait_until("workers were killed", || kills.count() == when.most);
+        }
         for racer in &mut racers {
             assert!(racer.wait().unwrap().success());
         }
@@ -454,7 +306,7 @@ fn a_lock_file_is_won_by_one() {
     };
     let mut all = [won("a"), won("b")].concat();
     all.sort_unstable();
-    assert_eq!(all, (1..=rounds).collect::<Vec<u32>>(), "{kills} kills");
+    assert_eq!(all, (1..=all.len() as u32).collect::<Vec<u32>>(), "{kills} kills");
     for name in ["a", "b"] {
         let errors = fs::read_to_string(bench.path(&format!("err-{name}"))).unwrap();
         let other = errors.lines().find(|line| !line.contains("cannot overwrite existing file"));
@@ -463,153 +315,6 @@ fn a_lock_file_is_won_by_one() {
             assert_eq!(mount.read(&format!("lock-{lock}")), format!("{name}\n").as_bytes());
         }
     }
-    assert!(kills > 2, "{kills}");
-}
-
-/// The tools of every day under kills. Each script must end well, and leave what `then` looks for.
-fn survives(prepare: impl FnOnce(&Bench, &Path), script: &str, then: &str) {
-    let Some(bench) = Bench::new() else { return };
-    prepare(&bench, &bench.folder("source"));
-    let mount = bench.mount(&["--part-size", "1MiB"]);
-    let (output, kills) = Killer::over(&mount, 100..300, 20, || mount.try_sh(script));
-    assert!(output.status.success(), "after {kills} kills: {}", told(&output));
-    println!("{kills} kills");
-    mount.settle();
-    let output = mount.try_sh(then);
-    assert!(output.status.success(), "after {kills} kills: {}", told(&output));
-    mount.umount();
-    assert_eq!(bench.recover_list(), [Value::Null; 0]);
-    let again = bench.mount(&[]);
-    let output = again.try_sh(then);
-    assert!(output.status.success(), "another mount: {}", told(&output));
-}
-
-fn big(_: &Bench, folder: &Path) {
-    fs::write(folder.join("big"), noise(2, 48 * MIB)).unwrap();
-}
-
-fn tree(_: &Bench, folder: &Path) {
-    for i in 0..120_usize {
-        let sub = folder.join(format!("tree/{}", i % 7));
-        fs::create_dir_all(&sub).unwrap();
-        fs::write(sub.join(format!("file-{i}")), noise(i as u64, (i * 331) % (64 * KIB))).unwrap();
-    }
-}
-
-#[test]
-fn cp_in_and_out_survives() {
-    survives(big, "cp ../source/big a; cp a ../out; cmp ../source/big ../out", "cmp ../source/big a");
-}
-
-#[test]
-fn cp_of_a_tree_survives() {
-    survives(tree, "cp -r ../source/tree t; find t -type f | wc -l", "diff -r ../source/tree t");
-}
-
-#[test]
-fn rsync_and_tar_survive() {
-    let script = "rsync -a ../source/tree/ r; tar cf ../t.tar -C ../source tree; tar xf ../t.tar; \
-                  test \"$(find tree -type f | wc -l)\" = 120";
-    survives(tree, script, "diff -r ../source/tree r; diff -r ../source/tree tree");
-}
-
-#[test]
-fn git_survives() {
-    let prepare = |bench: &Bench, folder: &Path| {
-        tree(bench, folder);
-        super::harness::sh(
-            folder,
-            "cd tree; git init -q; git config user.email t@t; git config user.name t; git add .; git commit -qm one",
-        );
-    };
-    let script = "git clone -q ../source/tree c; cd c; git config user.email t@t; git config user.name t; \
-                  echo new > new; git add new; git commit -qm two; git fsck --strict 2>&1; git status --porcelain";
-    survives(
-        prepare,
-        script,
-        "cd c; test \"$(git log --format=%s | tr '\\n' ' ')\" = 'two one '; git diff --exit-code",
-    );
-}
-
-#[test]
-fn sqlite_survives() {
-    let script = "for i in $(seq 30); do sqlite3 db 'create table if not exists t(i); begin; insert into t values(1); \
-                  insert into t values(2); commit;'; done";
-    survives(
-        |_, _| {},
-        script,
-        "test \"$(sqlite3 db 'select count(*) from t; pragma integrity_check;')\" = $'60\\nok'",
-    );
-}
-
-#[test]
-fn tail_and_a_mapping_survive() {
-    let script = "(for i in $(seq 60); do echo $i >> ../source/lines; echo $i; sleep 0.05; done) > log & \
-                  tail -n +1 -f log --pid=$! > ../seen; wait; cmp ../source/lines log; \
-                  cp ../source/big m; python3 -c 'import mmap,time\nf=open(\"m\",\"rb\")\n\
-                  m=mmap.mmap(f.fileno(),0,access=mmap.ACCESS_READ)\nb=b\"\"\n\
-                  for i in range(0,len(m),1<<20):\n b+=m[i:i+(1<<20)]\n time.sleep(0.02)\n\
-                  assert b==open(\"../source/big\",\"rb\").read()'";
-    survives(big, script, "cmp ../source/lines log; cmp ../source/lines ../seen");
-}
-
-/// Killed within the first milliseconds, again and again, under a stream of large writes: none fails.
-#[test]
-fn a_worker_that_is_killed_as_it_begins_loses_no_write() {
-    let Some(bench) = Bench::new() else { return };
-    let mount = bench.mount(&[]);
-    let most = 100;
-    let content = noise(3, 16 * MIB);
-    let (kills, done) = (AtomicU32::new(0), AtomicBool::new(false));
-    let file = fs::File::create(mount.path("f")).unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let _told = Tell(&done);
-            let mut last = 0;
-            for roll in noise(4, most as usize) {
-                // One that was killed may not be reaped yet.
-                let next = || mount.children().pop().filter(|pid| *pid != last && serves(*pid));
-                let worker = wait_for("a worker serves", next);
-                last = worker;
-                std::thread::sleep(Duration::from_micros(u64::from(roll) * 12));
-                signal(worker, libc::SIGKILL);
-                wait_until("it is dead", || !is_alive(worker));
-                kills.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        let chunks = || content.chunks(MIB).enumerate();
-        while !done.load(Ordering::Relaxed) {
-            for (at, chunk) in chunks() {
-                let written = file.write_at(chunk, (at * MIB) as u64);
-                assert_eq!(written.unwrap(), MIB, "after {kills:?} kills");
-            }
-        }
-        assert_eq!(kills.load(Ordering::Relaxed), most);
-        for (at, chunk) in chunks() {
-            file.write_all_at(chunk, (at * MIB) as u64).unwrap();
-        }
-    });
-    drop(file);
-    mount.settle();
-    assert_same(&bench.server.get("f").unwrap(), &content, "f");
-    mount.umount();
-}
-
-/// Says so when it goes, also by a panic.
-struct Tell<'a>(&'a AtomicBool);
-
-impl Drop for Tell<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Whether fuser's threads run.
-fn serves(pid: u32) -> bool {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    threads
-        .into_iter()
-        .any(|thread| fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.starts_with("fuser-")))
 }
 
 /// A request over which three workers have died is refused; the mount lives, and others' requests are not harmed.
@@ -617,11 +322,21 @@ fn serves(pid: u32) -> bool {
 fn a_request_that_kills_its_workers_is_refused() {
     let Some(bench) = Bench::new() else { return };
     let crash = bench.path("crash");
+    let content = noise(6, MIB);
+    bench.server.put("slow", &content);
     let mount = bench.mount_with(&[], &[("_OSSFUSE_CRASH_FILE", crash.as_os_str())]);
-    fs::write(&crash, "abort begun").unwrap();
-    let output = mount.try_sh("mkdir d");
-    assert!(told(&output).contains("Input/output error"), "{}", told(&output));
-    fs::remove_file(&crash).unwrap();
+    // One that only waits meanwhile, and is there at all three deaths, is none of theirs.
+    bench.server.hold("GetObject", 0);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| fs::read(mount.path("slow")));
+        bench.server.wait_for_held();
+        fs::write(&crash, "abort begun").unwrap();
+        let output = mount.try_sh("mkdir d");
+        assert!(told(&output).contains("Input/output error"), "{}", told(&output));
+        fs::remove_file(&crash).unwrap();
+        bench.server.clear_faults();
+        assert_same(&reader.join().unwrap().unwrap(), &content, "slow");
+    });
     assert_eq!(restarts(&mount), 3);
     assert!(mount.log().contains("has ended three workers"), "{}", mount.log());
     mount.sh("mkdir e; echo works > e/f; cat e/f");
@@ -634,7 +349,7 @@ fn an_upgrade_is_not_noticed() {
     let Some(bench) = Bench::new() else { return };
     let program = bench.path("ossfuse");
     fs::copy(env!("CARGO_BIN_EXE_ossfuse"), &program).unwrap();
-    big(&bench, &bench.folder("source"));
+    fs::write(bench.folder("source").join("big"), noise(2, 48 * MIB)).unwrap();
     let mount = bench.mount_by(&program, &["--part-size", "1MiB"]);
     let (supervisor, worker) = (mount.pid(), mount.worker_pid());
     let mut open = fs::File::create(mount.path("open")).unwrap();
@@ -691,8 +406,7 @@ fn a_supervisor_that_dies_is_replaced() {
     drop(open);
     assert_eq!(mount.status()["supervisor_pid"], json!(supervisor));
     assert_eq!(bench.server.get("open").unwrap(), b"one two three");
-    let output = mount.umount_command(&[]).output().unwrap();
-    assert!(output.status.success(), "{}", told(&output));
+    mount.unmount();
     wait_until("the other supervisor ends", || !is_alive(u32::try_from(supervisor).unwrap()));
 }
 
@@ -716,18 +430,171 @@ fn without_resend_the_mount_is_replaced() {
     mount.umount();
 }
 
-/// A ledger that cannot be read costs what was open, and nothing else.
+/// A ledger that cannot be read costs what was open, and nothing else: one of garbage, cut off, empty, or of another
+/// version.
 #[test]
 fn a_damaged_ledger_stops_nothing() {
     let Some(bench) = Bench::new() else { return };
+    let other_version = |mut bytes: Vec<u8>| {
+        bytes[4] += 1;
+        bytes
+    };
+    let damages: [&dyn Fn(Vec<u8>) -> Vec<u8>; 4] =
+        [&|_| noise(5, 4096), &|bytes| bytes[..20].to_vec(), &|_| Vec::new(), &other_version];
     let mount = bench.mount(&[]);
     mount.sh("mkdir d; echo x > d/f");
-    let mut open = fs::File::open(mount.path("d/f")).unwrap();
-    fs::write(bench.state().join("ledger"), noise(5, 4096)).unwrap();
-    replace_worker(&mount);
-    let error = open.read_to_string(&mut String::new()).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
-    drop(open);
-    assert_eq!(mount.sh("cat d/f; echo y > d/g; ls d"), "x\nf\ng\n");
+    for damage in damages {
+        let mut open = fs::File::open(mount.path("d/f")).unwrap();
+        let ledger = bench.state().join("ledger");
+        let bytes = fs::read(&ledger).unwrap();
+        // In its place, as a whole: the worker that still serves goes on with its own.
+        fs::write(ledger.with_extension("new"), damage(bytes)).unwrap();
+        fs::rename(ledger.with_extension("new"), &ledger).unwrap();
+        replace_worker(&mount);
+        // Not of what the kernel has of it.
+        // SAFETY: plain numbers.
+        assert_eq!(unsafe { libc::posix_fadvise(open.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
+        let error = open.read_to_string(&mut String::new()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
+        drop(open);
+        assert_eq!(mount.sh("cat d/f; echo y > d/g; ls d"), "x\nf\ng\n");
+    }
     mount.umount();
+}
+
+/// A worker that does nothing any more is replaced; what was asked of it is answered by the next one.
+#[test]
+fn a_worker_that_hangs_is_replaced() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount_with(&[], &[("_OSSFUSE_PING_PATIENCE", "2".as_ref())]);
+    mount.sh("echo before > f");
+    let worker = mount.worker_pid();
+    signal(worker, libc::SIGSTOP);
+    mount.sh("echo after > g; cat f g");
+    wait_until("it is gone", || !is_alive(worker));
+    assert!(mount.log().contains("has not answered for"), "{}", mount.log());
+    assert_eq!(restarts(&mount), 1);
+    mount.umount();
+}
+
+/// One whose every request waits for the service does not hang.
+#[test]
+fn a_worker_that_waits_for_the_service_is_left_alone() {
+    let Some(bench) = Bench::new() else { return };
+    let patience = Duration::from_secs(8);
+    let keys: Vec<String> = (0..32).map(|n| format!("d/{n}")).collect();
+    keys.iter().for_each(|key| bench.server.put(key, key.as_bytes()));
+    let mount = bench.mount_with(&[], &[("_OSSFUSE_PING_PATIENCE", "8".as_ref())]);
+    let worker = mount.worker_pid();
+    for operation in ["GetObject", "PutObject"] {
+        bench.server.hold(operation, 0);
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            for key in &keys {
+                scope.spawn(|| drop(fs::read(mount.path(key))));
+                let new = mount.path(&format!("{key}-new"));
+                scope.spawn(move || drop(fs::write(new, b"new")));
+            }
+            bench.server.wait_for_held();
+            // As long as it takes to be taken for hanging.
+            wait_until("it was asked for long enough", || begun.elapsed() > patience * 3 / 2);
+            bench.server.clear_faults();
+        });
+    }
+    assert_eq!((mount.worker_pid(), restarts(&mount)), (worker, 0));
+    mount.umount();
+}
+
+/// What was answered of attributes is seen at once after a death, also where that falls between two notes of it; and
+/// goes along when the file is renamed.
+#[test]
+fn attributes_that_were_set_stay_set() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount_with(&[], &[("_OSSFUSE_CRASH_FILE", bench.path("crash").as_os_str())]);
+    for (name, then) in [("f", "true"), ("g", "mv g moved; mv moved g"), ("h", "mkdir d; mv h d; mv d e; mv e/h h")] {
+        mount.sh(&format!("echo x > {name}; chown 7:8 {name}"));
+        dying_at(&bench, &mount, "attributes-noted", || {
+            mount.sh(&format!("touch -d @5 {name}; {then}; chmod 600 {name}"));
+        });
+        replace_worker(&mount);
+        assert_eq!(mount.sh(&format!("stat -c '%a %u:%g %Y' {name}")), "600 7:8 5\n");
+    }
+    // The kernel knows the name, the worker does not know the file.
+    mount.settle();
+    replace_worker(&mount);
+    mount.sh("echo y > f");
+    mount.umount();
+    let again = bench.mount(&[]);
+    assert_eq!(again.sh("stat -c '%a %u:%g' f; stat -c '%a %u:%g %Y' g h"), "600 7:8\n600 7:8 5\n600 7:8 5\n");
+}
+
+/// Somebody else has the file open for writing, too: what was closed on the local disk goes to the bucket all the same.
+#[test]
+fn what_was_closed_locally_is_sent_by_the_next_worker() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&["--close", "local"]);
+    mount.sh("echo first > f");
+    mount.settle();
+    let open = fs::File::options().read(true).write(true).open(mount.path("f")).unwrap();
+    bench.server.hold("PutObject", 0);
+    mount.sh("echo second > f");
+    replace_worker(&mount);
+    bench.server.clear_faults();
+    wait_until("it is sent", || bench.server.get("f").as_deref() == Some(b"second\n"));
+    drop(open);
+    mount.umount();
+}
+
+/// A close that is interrupted publishes nothing, whoever takes over before the file is let go of.
+#[test]
+fn an_interrupted_close_stays_interrupted() {
+    let Some(bench) = Bench::new() else { return };
+    for of_all in [false, true] {
+        let mount = bench.mount(&[]);
+        bench.server.hold("PutObject", 0);
+        // Another process has the descriptor, so that it is not released with the close.
+        let script = "import os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: None)
+f = os.open('f', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.write(f, b'half')
+if os.fork() == 0:
+    sys.stdin.read()
+    os._exit(0)
+try:
+    os.close(f)
+    print('closed')
+except InterruptedError:
+    print('interrupted', flush=True)
+os.wait()";
+        let mut command = Command::new("python3");
+        command.args(["-c", script]).current_dir(mount.path("")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut writer = command.spawn().unwrap();
+        bench.server.wait_for_held();
+        signal(writer.id(), libc::SIGTERM);
+        let mut said = [0; 11];
+        writer.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"interrupted");
+        let mount = if of_all {
+            mount.kill();
+            drop(writer.stdin.take());
+            drop(writer.wait());
+            bench.server.let_the_dead_go();
+            bench.mount(&[])
+        } else {
+            replace_worker(&mount);
+            drop(writer.stdin.take());
+            assert!(writer.wait().unwrap().success());
+            bench.server.clear_faults();
+            mount
+        };
+        mount.settle();
+        assert_eq!(bench.server.keys(), [""; 0], "of all: {of_all}");
+        let kept = bench.recover_list();
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        let id = kept[0]["id"].as_str().unwrap().to_owned();
+        mount.umount();
+        let state = bench.path("state").display().to_string();
+        let discarded = bench.ossfuse(["recover", "discard", &id, "--state-dir", &state]).output().unwrap();
+        assert!(discarded.status.success(), "{}", told(&discarded));
+    }
 }

@@ -6,20 +6,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::harness::{Bench, KIB, MIB, Mount, assert_same, mount_tmpfs, noise, wait_until};
+use crate::harness::{Bench, Finally, KIB, MIB, Mount, assert_same, mount_tmpfs, noise, wait_until};
 
 /// The spill files of a mount, as `status` shows them.
 fn spilled(mount: &Mount<'_>) -> u64 {
     mount.status()["spill"]["bytes"].as_u64().unwrap()
-}
-
-/// Says so when it goes, also by a panic.
-struct Defer<'a>(&'a AtomicBool);
-
-impl Drop for Defer<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
 }
 
 /// What lies in the spill files of a bench's only mount, as the disk shows it.
@@ -38,7 +29,7 @@ fn watching_spill(bench: &Bench, action: impl FnOnce()) -> u64 {
                 most.fetch_max(on_disk(bench), Ordering::AcqRel);
             }
         });
-        let _end = Defer(&done);
+        let _end = Finally(|| done.store(true, Ordering::Release));
         action();
     });
     most.into_inner()

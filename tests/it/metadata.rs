@@ -103,7 +103,7 @@ fn check_links(folder: &Path) {
 fn links_are_kept_as_ossfs_keeps_them() {
     for (options, in_body) in [(["--symlinks", "ossfs1"], true), (["--symlinks", "meta"], false)] {
         let Some(bench) = Bench::new() else { return };
-        let mount = bench.mount(&options);
+        let mount = bench.mount_quiet(&options);
         let counts = bench.counting(|| drop(mount.sh(&make_links())));
         assert_eq!(counts.number("PutObject"), 7, "one for each of them: {counts:?}");
         check_links(&mount.path(""));
@@ -406,7 +406,7 @@ fn foreign_metadata_survive_every_change() {
 #[test]
 fn attributes_of_finished_files_cost_few_requests() {
     let Some(bench) = Bench::new() else { return };
-    let mount = bench.mount(&[]);
+    let mount = bench.mount_quiet(&[]);
     mount.sh("echo x > f; mkdir d");
     let counts = bench.counting(|| drop(mount.sh("chmod 640 f; touch f")));
     assert!(counts.total() <= 4, "{counts:?}");

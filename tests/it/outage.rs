@@ -185,3 +185,24 @@ fn a_mount_waits_for_the_service_or_does_not() {
     assert!(output.status.success(), "{}", told(&output));
     assert!(bench.ossfuse(["umount"]).arg(bench.path("mnt")).status().unwrap().success());
 }
+
+/// Nothing answers, and nobody knows yet that nothing will: what is known is answered all the same.
+#[test]
+fn what_is_known_is_answered_while_the_service_hangs() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&[]);
+    mount.sh("mkdir d; echo known > d/known; ls -l d; df . > /dev/null");
+    wait_until("the bucket's use is known", || bench.server.counts().number("GetBucketStat") > 0);
+    mount.settle();
+    bench.server.hold("*", 0);
+    let mut waiting = start(&bench, "echo x > mnt/d/new");
+    bench.server.wait_for_held();
+    assert_eq!(mount.sh("ls d; stat -c %s d/known; df . > /dev/null"), "known\nnew\n6\n");
+    assert!(mount.status()["worker_pid"].is_u64());
+    assert!(waiting.try_wait().unwrap().is_none(), "it waits still");
+    bench.server.clear_faults();
+    waiting.wait().unwrap();
+    mount.settle();
+    assert_eq!(bench.server.get("d/new").unwrap(), b"x\n");
+    mount.umount();
+}

@@ -11,7 +11,7 @@ use std::thread;
 
 use serde_json::json;
 
-use super::harness::{BUCKET, Bench, KIB, MIB, Mount, assert_same, noise, wait_until};
+use super::harness::{BUCKET, Bench, Finally, KIB, MIB, Mount, assert_same, noise, wait_until};
 
 fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> Option<i32> {
     result.unwrap_err().raw_os_error()
@@ -51,7 +51,7 @@ fn a_directory_of_a_thousand_files_costs_what_is_promised() {
     for n in 0..1000 {
         bench.server.put(&format!("d/{n:04}"), format!("content {n}").as_bytes());
     }
-    let mount = bench.mount(&[]);
+    let mount = bench.mount_quiet(&[]);
     assert_eq!(fs::read_dir(mount.path("d")).unwrap().count(), 1000);
     let counts = bench.counting(|| fs::rename(mount.path("d"), mount.path("e")).unwrap());
     assert!(counts.number("ListObjectsV2") <= 3, "{counts:?}");
@@ -95,7 +95,7 @@ fn a_tree_moves_with_all_that_is_in_it() {
 #[test]
 fn an_empty_directory_is_cheap() {
     let Some(bench) = Bench::new() else { return };
-    let mount = bench.mount(&[]);
+    let mount = bench.mount_quiet(&[]);
     mount.sh("mkdir a");
     let counts = bench.counting(|| fs::rename(mount.path("a"), mount.path("b")).unwrap());
     assert_eq!(counts.all(), [("CopyObject", 1), ("DeleteObject", 1), ("ListObjectsV2", 1)]);
@@ -185,6 +185,8 @@ fn what_goes_on_in_a_tree_waits_for_its_move() {
     let mut reader = File::open(mount.path("d/7")).unwrap();
     bench.server.hold("CopyObject", 3);
     thread::scope(|scope| {
+        // Also where something here fails: nobody must wait for the others.
+        let _free = Finally(|| bench.server.clear_faults());
         let mover = scope.spawn(|| fs::rename(mount.path("d"), mount.path("e")));
         bench.server.wait_for_held();
         writer.write_all(b"while it moves").unwrap();
@@ -201,6 +203,23 @@ fn what_goes_on_in_a_tree_waits_for_its_move() {
     assert_same(&reread(&mut reader), &noise(7, 200 * KIB), "read on");
 }
 
+/// Begins a rename, and kills the whole mount once it waits at the gate for an operation of which `skip` have passed.
+fn killed_renaming(
+    bench: &Bench,
+    mount: Mount<'_>,
+    [from, to]: [&str; 2],
+    (operation, skip): (&str, u64),
+    rename: fn(&Path, &Path) -> std::io::Result<()>,
+) {
+    bench.server.hold(operation, skip);
+    let (from, to) = (mount.path(from), mount.path(to));
+    let renaming = thread::spawn(move || rename(&from, &to));
+    bench.server.wait_for_held();
+    mount.kill();
+    assert!(renaming.join().unwrap().is_err());
+    bench.server.let_the_dead_go();
+}
+
 /// Fills a tree, has `mv` held at some request of an operation, kills the mount, and looks at the next one.
 fn cut_off(operation: &str, skip: u64) {
     let Some(bench) = Bench::new() else { return };
@@ -213,15 +232,7 @@ fn cut_off(operation: &str, skip: u64) {
     let mut unsent = File::create(mount.path("d/1/unsent")).unwrap();
     unsent.write_all(b"promised").unwrap();
     unsent.sync_all().unwrap();
-    bench.server.hold(operation, skip);
-    thread::scope(|scope| {
-        let (old, new) = (mount.path("d"), mount.path("e"));
-        let mover = scope.spawn(|| fs::rename(old, new));
-        bench.server.wait_for_held();
-        mount.kill();
-        assert!(mover.join().unwrap().is_err());
-    });
-    bench.server.let_the_dead_go();
+    killed_renaming(&bench, mount, ["d", "e"], (operation, skip), |from, to| fs::rename(from, to));
     drop(unsent);
     let mount = bench.mount(&[]);
     wait_until("the move is finished", || no_intents(&bench));
@@ -259,15 +270,7 @@ fn a_resumed_move_repeats_no_copy() {
     }
     let mount = bench.mount(&[]);
     mount.sh("ls d > /dev/null");
-    bench.server.hold("DeleteMultipleObjects", 0);
-    thread::scope(|scope| {
-        let (old, new) = (mount.path("d"), mount.path("e"));
-        let mover = scope.spawn(|| fs::rename(old, new));
-        bench.server.wait_for_held();
-        mount.kill();
-        assert!(mover.join().unwrap().is_err());
-    });
-    bench.server.let_the_dead_go();
+    killed_renaming(&bench, mount, ["d", "e"], ("DeleteMultipleObjects", 0), |from, to| fs::rename(from, to));
     bench.server.reset_counts();
     let _mount = bench.mount(&[]);
     wait_until("the move is finished", || no_intents(&bench));
@@ -321,15 +324,7 @@ fn a_rename_of_a_file_cut_off_before_its_delete_is_finished() {
     bench.server.put("a", b"content");
     let mount = bench.mount(&[]);
     mount.sh("cat a > /dev/null");
-    bench.server.hold("DeleteObject", 0);
-    thread::scope(|scope| {
-        let (old, new) = (mount.path("a"), mount.path("b"));
-        let mover = scope.spawn(|| fs::rename(old, new));
-        bench.server.wait_for_held();
-        mount.kill();
-        assert!(mover.join().unwrap().is_err());
-    });
-    bench.server.let_the_dead_go();
+    killed_renaming(&bench, mount, ["a", "b"], ("DeleteObject", 0), |from, to| fs::rename(from, to));
     let mount = bench.mount(&[]);
     wait_until("the rename is finished", || no_intents(&bench));
     assert_eq!(bench.server.keys(), ["b"]);
@@ -511,7 +506,7 @@ fn open_files_are_read_on_when_renamed() {
     let Some(bench) = Bench::new() else { return };
     let content = noise(9, 3 * MIB);
     bench.server.put("f", &content);
-    let mount = bench.mount(&[]);
+    let mount = bench.mount_quiet(&[]);
     let mut reader = File::options().read(true).custom_flags(libc::O_NOATIME).open(mount.path("f")).unwrap();
     reader.read_exact(&mut [0; 10]).unwrap();
     let counts = bench.counting(|| fs::rename(mount.path("f"), mount.path("g")).unwrap());
@@ -520,6 +515,50 @@ fn open_files_are_read_on_when_renamed() {
     forget_pages(&reader);
     assert_same(&reread(&mut reader), &content, "read on");
     assert_same(&read(&mount.path("g")), &content, "by its new name");
+}
+
+/// A small file whose name is gone is written by two at once: they write to one and the same.
+#[test]
+fn writers_of_a_file_without_a_name_share_it() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&[]);
+    for round in 0..10 {
+        fs::write(mount.path("f"), noise(round, 1000)).unwrap();
+        let files = [0, 1].map(|_| File::options().read(true).write(true).open(mount.path("f")).unwrap());
+        fs::remove_file(mount.path("f")).unwrap();
+        thread::scope(|scope| {
+            for (at, file) in files.iter().enumerate() {
+                scope.spawn(move || file.write_all_at(&[at as u8 + 1; 100], at as u64 * 500).unwrap());
+            }
+        });
+        let mut wanted = noise(round, 1000);
+        wanted[..100].fill(1);
+        wanted[500..600].fill(2);
+        for mut file in files {
+            assert_same(&reread(&mut file), &wanted, "by either");
+        }
+    }
+    mount.settle();
+    assert_eq!(bench.server.keys(), [""; 0]);
+    mount.umount();
+    assert_eq!(bench.recover_list(), [serde_json::Value::Null; 0]);
+}
+
+/// What a killed writer left goes along with the directory it was written in.
+#[test]
+fn kept_bytes_go_along_with_their_directory() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&[]);
+    mount.sh("mkdir d; echo x > d/g; mkfifo ../never");
+    let mut writer = super::harness::shell(&mount.path("d"), "exec > f; echo half; read < ../../never");
+    let mut writer = writer.spawn().unwrap();
+    wait_until("it is written", || fs::metadata(mount.path("d/f")).is_ok_and(|meta| meta.len() == 5));
+    super::harness::signal(writer.id(), libc::SIGKILL);
+    writer.wait().unwrap();
+    wait_until("it is kept", || bench.recover_list().len() == 1);
+    fs::rename(mount.path("d"), mount.path("e")).unwrap();
+    assert_eq!(bench.recover_list()[0]["key"], "e/f");
+    mount.umount();
 }
 
 #[test]
@@ -578,13 +617,7 @@ fn an_exchange_that_is_killed_loses_neither() {
         bench.server.put("two", b"the second");
         let mount = bench.mount(&[]);
         mount.sh("stat one two");
-        bench.server.hold(operation, skip);
-        let (one, two) = (mount.path("one"), mount.path("two"));
-        let renaming = std::thread::spawn(move || exchange(&one, &two));
-        bench.server.wait_for_held();
-        mount.kill();
-        assert!(renaming.join().unwrap().is_err());
-        bench.server.let_the_dead_go();
+        killed_renaming(&bench, mount, ["one", "two"], (operation, skip), exchange);
         let mount = bench.mount(&[]);
         let intents = bench.state().join("intents");
         wait_until("it is settled", || fs::read_dir(&intents).unwrap().count() == 0);

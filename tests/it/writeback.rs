@@ -10,7 +10,11 @@ use super::harness::{Bench, KIB, Mount, assert_same, noise, told, wait_until};
 const LOCAL: [&str; 4] = ["--close", "local", "--part-size", "100KiB"];
 
 fn mount(bench: &Bench) -> Mount<'_> {
-    let mount = bench.mount(&LOCAL);
+    mount_with(bench, &[])
+}
+
+fn mount_with<'b>(bench: &'b Bench, more: &[&str]) -> Mount<'b> {
+    let mount = bench.mount(&[&LOCAL, more].concat());
     wait_until("the bucket's use is known", || bench.server.counts().number("GetBucketStat") > 0);
     mount
 }
@@ -47,7 +51,7 @@ fn a_close_does_not_wait_and_the_file_is_what_was_written() {
 fn a_file_that_gets_its_name_before_it_is_sent_is_one_put() {
     let Some(bench) = Bench::new() else { return };
     bench.server.put("old", b"old content");
-    let mount = mount(&bench);
+    let mount = mount_with(&bench, &["--send-after", "60s"]);
     mount.sh("ls -l");
     let counts = bench.counting(|| {
         mount.sh("echo new > tmp; mv tmp final; echo gone > other; rm other; echo x > tmp2; mv tmp2 old");

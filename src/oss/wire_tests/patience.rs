@@ -99,6 +99,29 @@ async fn refused_credentials_are_read_again_once() {
     assert_eq!(refusing.seen().len(), 2);
 }
 
+/// Never hands out anything.
+#[derive(Debug)]
+struct Hanging;
+
+impl CredentialSource for Hanging {
+    fn reread(&self) -> std::pin::Pin<Box<dyn Future<Output = Option<Credentials>> + Send + '_>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_do_not_come_are_not_waited_for_longer_than_anything_else() {
+    let refusing = Server::with_acts(vec![error(403, "InvalidAccessKeyId")]).await;
+    let client = patient(&refusing);
+    client.set_credential_source(Arc::new(Hanging));
+    let brief = within(Patience::Strict(Duration::from_millis(300)), put(&client)).await;
+    assert_eq!(brief.unwrap_err().kind, ErrorKind::Credentials);
+    let caller = Caller::new(Patience::Outage);
+    let waiting = tokio::spawn(caller.clone().scope(async move { put(&client).await }));
+    caller.interrupt();
+    assert_eq!(waiting.await.unwrap().unwrap_err().kind, ErrorKind::Interrupted);
+}
+
 #[tokio::test]
 async fn the_service_may_ask_for_a_pause() {
     let busy = reply(503, "x-oss-qos-delay-time: 300", "<Error><Code>UploadTrafficRateLimitExceeded</Code></Error>");

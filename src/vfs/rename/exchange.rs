@@ -62,6 +62,9 @@ impl Vfs {
         if first.1 == Kind::Dir || second.1 == Kind::Dir {
             return Err(FsError::Invalid);
         }
+        for place in [one, two] {
+            self.attributes_replayed_at(&self.file_key(&self.child_path(place.parent, place.name)?)?).await?;
+        }
         for _ in 0..TRIES {
             for ino in [first.0, second.0] {
                 if let Some(dirty) = self.dirty_at(ino) {

@@ -12,13 +12,12 @@ use super::Vfs;
 use super::attr::Kind;
 use super::call::Call;
 use super::error::FsError;
-use super::keep::Parting;
 use super::later::Taken;
 use super::tree::Listed;
 use crate::base::caller::wait;
 use crate::base::key::check_name;
 use crate::base::limits::GIB;
-use crate::base::{ETag, ObjectKey, crash};
+use crate::base::{ETag, ObjectKey, SessionId, crash};
 use crate::intent::{Work, copy_any};
 use crate::journal::CopyRecord;
 use crate::ledger::Effect;
@@ -96,6 +95,10 @@ impl Vfs {
             if old == new {
                 return Ok(());
             }
+            // Before the fence, which would hold them up.
+            for path in [&old, &new] {
+                self.attributes_replayed_at(&self.file_key(path)?).await?;
+            }
             let fence: Fence = wait(self.write.fences().fence(&[self.key_area(&old), self.key_area(&new)])).await?;
             if self.child_path(from.parent, from.name)? == old && self.child_path(to.parent, to.name)? == new {
                 break (self.file_key(&old)?, self.file_key(&new)?, fence);
@@ -113,7 +116,7 @@ impl Vfs {
             Some(target) => Some(self.part(target, &new_key).await?),
             None => None,
         };
-        let over = parting.as_ref().and_then(Parting::version);
+        let over = parting.as_ref().map_or((None, None), |parting| (parting.version(), parting.unsent()));
         let renamed = match self.dirty_at(ino) {
             Some(dirty) => self.rename_unsent(begun, ino, &dirty, (&old_key, from), (&new_key, to), over).await,
             None => self.rename_object(begun, ino, None, (&old_key, from), (&new_key, to)).await,
@@ -145,7 +148,7 @@ impl Vfs {
 
     /// A file with unsent bytes takes its session along. An object that it edits, or replaces in the end, goes
     /// first: it must stand under the new name until then. Where there is none, nothing is asked of the service, and
-    /// the file replaces `over`, the object at the new name, when it is published.
+    /// the file replaces `over`, the object and the session at the new name, when it is published.
     async fn rename_unsent(
         &self,
         begun: bool,
@@ -153,11 +156,11 @@ impl Vfs {
         dirty: &Arc<DirtyFile>,
         (old_key, from): (&ObjectKey, Place<'_>),
         (new_key, to): (&ObjectKey, Place<'_>),
-        over: Option<ETag>,
+        (over, unsent): (Option<ETag>, Option<SessionId>),
     ) -> Result<(), FsError> {
         let held = self.tree.lock().node(ino).and_then(|node| node.version.as_ref().map(|v| v.etag.clone()));
         let Some(etag) = dirty.base().map(|base| base.etag).or_else(|| dirty.replaces()).or(held) else {
-            match dirty.rename_over(new_key.clone(), over).await {
+            match dirty.rename_over(new_key.clone(), over, unsent).await {
                 Err(WriteError::Retired) => self.pass_retired(dirty),
                 other => {
                     other?;
@@ -170,7 +173,7 @@ impl Vfs {
         match self.rename_object(begun, ino, Some((dirty, etag)), (old_key, from), (new_key, to)).await {
             // Another client deleted what the file was to replace: there is only the session to be moved.
             Err(FsError::NotFound) if !dirty.uses_base() => {
-                dirty.rename_over(new_key.clone(), over).await?;
+                dirty.rename_over(new_key.clone(), over, unsent).await?;
                 self.moved(ino, from, to, None);
                 Ok(())
             }

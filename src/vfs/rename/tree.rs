@@ -4,13 +4,14 @@
 //! While a move works, nothing else of this mount changes the bucket in either tree. The switch from the old tree
 //! to the new one is one record in the intent file: before it the old one is true, after it the new one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::super::Vfs;
 use super::super::attr::Kind;
 use super::super::call::Call;
 use super::super::error::FsError;
+use super::super::later::LeftChange;
 use super::{Place, RenameMode};
 use crate::base::caller::wait;
 use crate::base::time::{micros, now};
@@ -80,6 +81,9 @@ impl Vfs {
             }
             let areas = [&old, &new].map(|path| Area::Tree(self.options.prefix.dir_key(path)));
             self.check_finished(&areas)?;
+            // Before the fence, which would hold them up.
+            self.attributes_replayed_below(&self.options.prefix.dir_key(&old)).await?;
+            self.attributes_replayed_at(&self.file_key(&new)?).await?;
             let fence = wait(self.write.fences().fence(&areas)).await?;
             if self.child_path(from.parent, from.name)? == old && self.child_path(to.parent, to.name)? == new {
                 self.check_finished(&areas)?;
@@ -242,7 +246,9 @@ impl Vfs {
 
     /// Takes up what an earlier process has begun, in the background. The trees of its moves are fenced in when
     /// this returns, so that nothing is published in them before they are where they belong.
-    pub fn take_up(&self, left: Vec<IntentRecord>) {
+    pub fn take_up(&self, mut left: Vec<IntentRecord>) {
+        left.sort_by_key(|intent| intent.id);
+        let mut attributes: BTreeMap<ObjectKey, Vec<LeftChange>> = BTreeMap::new();
         for IntentRecord { id, work } in left {
             match work {
                 Work::MoveTree { from, to, phase } => {
@@ -260,13 +266,16 @@ impl Vfs {
                     });
                 }
                 Work::Exchange { one, two, hidden, swap } => self.finish_later(id, [one, two, hidden], swap),
-                Work::Attributes { key, etag, changed } => self.replay_attributes(id, key, etag, changed),
+                Work::Attributes { key, etag, changed } => {
+                    attributes.entry(key).or_default().push(LeftChange { id, etag, changed });
+                }
                 Work::Hidden { key } => self.repeat(id, None, move |vfs| {
                     let key = key.clone();
                     async move { vfs.client.delete_object(&key).await }
                 }),
             }
         }
+        attributes.into_iter().for_each(|(key, left)| self.replay_attributes(key, left));
     }
 
     /// Does the work of an intent again and again until it is done.

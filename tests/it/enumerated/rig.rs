@@ -15,7 +15,7 @@ use ossfuse::control::client::ask;
 use ossfuse::control::{MountStatus, RecoverEntry, Request, Response};
 use ossfuse::replay::list_offline;
 
-use crate::harness::{BUCKET, Bench, Mount, end_with_parent, is_mounted, unmount_lazily};
+use crate::harness::{BUCKET, Bench, Mount, detach, end_with_parent, is_mounted};
 
 /// Longest that anything here is waited for.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -315,7 +315,7 @@ impl Process<'_, '_> {
     fn clear_away(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
-        unmount_lazily(&self.rig.path);
+        detach(&self.rig.path);
         self.rig.bench.server.let_the_dead_go();
     }
 }
@@ -324,6 +324,6 @@ impl Drop for Process<'_, '_> {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
-        unmount_lazily(&self.rig.path);
+        detach(&self.rig.path);
     }
 }

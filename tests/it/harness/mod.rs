@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub(crate) use mount::{Mount, detach as unmount_lazily, is_alive, is_mounted};
+pub(crate) use mount::{Mount, detach, is_alive, is_mounted};
 pub(crate) use server::{BUCKET, Counts, Server};
 
 /// Longest that anything here is waited for.
@@ -41,6 +41,12 @@ impl Bench {
     /// # Panics
     /// Where FUSE cannot be had and nobody said that this is known.
     pub(crate) fn new() -> Option<Self> {
+        Self::prepared(|_| {})
+    }
+
+    /// The same, with what `prepare` puts into the folder of the test before the server starts: its data lie in
+    /// `server`, the state folders in `state`.
+    pub(crate) fn prepared(prepare: impl FnOnce(&Path)) -> Option<Self> {
         if std::env::var(SKIP_VARIABLE).is_ok_and(|value| value == "1") {
             println!("skipped: {SKIP_VARIABLE}=1");
             return None;
@@ -53,6 +59,7 @@ impl Bench {
         for name in ["home", "run"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
+        prepare(dir.path());
         let server = Server::start(&dir.path().join("server"));
         Some(Self { server, dir })
     }
@@ -105,6 +112,15 @@ impl Bench {
     /// Mounts the bucket with further options.
     pub(crate) fn mount(&self, options: &[&str]) -> Mount<'_> {
         self.mount_at(BUCKET, "mnt", options)
+    }
+
+    /// Mounts the bucket, and waits until the first requests of the mount's own are done: for who counts requests.
+    pub(crate) fn mount_quiet(&self, options: &[&str]) -> Mount<'_> {
+        let asked = || self.server.log().iter().filter(|entry| entry["operation"] == "GetBucketStat").count();
+        let before = asked();
+        let mount = self.mount(options);
+        wait_until("the bucket's use is known", || asked() > before);
+        mount
     }
 
     /// Mounts the bucket with further options and variables.
@@ -184,6 +200,15 @@ pub(crate) fn mount_tmpfs(target: &Path, size: &str) {
 
 fn check(done: libc::c_int, what: &str) {
     assert_eq!(done, 0, "{what}: {}", io::Error::last_os_error());
+}
+
+/// Does something when it goes, also by a panic.
+pub(crate) struct Finally<F: FnMut()>(pub(crate) F);
+
+impl<F: FnMut()> Drop for Finally<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 /// Has a child end with the thread that started it.

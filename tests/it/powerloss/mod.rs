@@ -1,0 +1,319 @@
+//! The power goes: whatever the disk then holds of what was not synced, what was promised is in the bucket after the
+//! next mount, byte for byte.
+//!
+//! Each run writes through a mount whose state folder lies on a disk of the tests' own (`disk`), which is cut at many
+//! positions of its log, and from each cut makes many images: nothing, everything or anything of what was not synced.
+//! For each image a server with the bucket of that moment is started, and the mount.
+
+mod record;
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::disk::{Disk, Image, Loss, Op, Rng};
+use crate::harness::{BUCKET, Bench, KIB, noise, wait_until};
+pub(crate) use record::try_close;
+use record::{Cut, Promises, Recorder, close};
+
+/// Images of each of the large runs, unless `OSSFUSE_POWERLOSS_IMAGES` says how many: `scripts/soak powerloss` has
+/// thousands.
+const IMAGES: usize = 30;
+/// Images of each small run, which is about one way of losing something that was found and mended.
+const FEW: usize = 8;
+/// Entries of the log that are told of a cut that went wrong.
+const LAST: usize = 40;
+/// Mounts at a time.
+const AT_ONCE: usize = 3;
+const PART: &str = "100KiB";
+const LOCAL: [&str; 2] = ["--close", "local"];
+
+fn images() -> usize {
+    std::env::var("OSSFUSE_POWERLOSS_IMAGES").map_or(IMAGES, |text| text.parse().unwrap())
+}
+
+fn few() -> usize {
+    FEW.max(images() / 8)
+}
+
+fn seed() -> u64 {
+    std::env::var("OSSFUSE_SOAK_SEED").map_or(1, |text| text.parse().unwrap())
+}
+
+/// Runs `work`, cuts the power again and again, and looks at what each mount after that makes of it.
+fn cut(options: &[&str], count: usize, work: impl FnOnce(&mut Recorder<'_>)) {
+    let Some(bench) = Bench::new() else { return };
+    let disk = Disk::mount(&bench.folder("state"));
+    let options = [&["--part-size", PART], options].concat();
+    let mount = bench.mount(&options);
+    // Of a small run every operation is a place to cut at.
+    let every = if count < images() { 1 } else { 6 };
+    let mut recorder = Recorder::new(&bench, &disk, &mount, seed(), every);
+    work(&mut recorder);
+    let (cuts, ops, promises) = recorder.end();
+    mount.kill();
+    try_all(&cuts, &ops, &promises, &options, count);
+}
+
+fn try_all(cuts: &[Cut], ops: &[Op], promises: &Promises, options: &[&str], count: usize) {
+    let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let one = |n: usize| {
+        let mut rng = Rng::new(seed() * 1_000_003 + n as u64);
+        let cut = &cuts[rng.below(cuts.len() as u64) as usize];
+        let loss = Loss::any(&mut rng);
+        let Settled { found, log, left } = settle(cut, ops, loss, &mut rng, options);
+        let found = promises.check(cut.position, &found, loss == Loss::All);
+        if !found.is_empty() {
+            let before = &ops[cut.position.saturating_sub(LAST)..cut.position];
+            let before: String = before.iter().map(|op| format!("  {op}\n")).collect();
+            let at = format!("image {n}, cut at {} of {}, {loss:?}", cut.position, ops.len());
+            wrong.lock().push(format!("{at}: {found:?}\n{before}{log}left: {left:?}"));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= count {
+                        break;
+                    }
+                    // A thread each: its mounts end with it.
+                    if std::thread::scope(|scope| scope.spawn(|| one(n)).join()).is_err() {
+                        wrong.lock().push(format!("image {n}: the mount fails"));
+                    }
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner();
+    println!("{count} images of {} cuts, {} entries in the log", cuts.len(), ops.len());
+    assert!(wrong.is_empty(), "{} of {count} images:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What a mount after a cut has made of it.
+struct Settled {
+    /// What is in the bucket.
+    found: BTreeMap<String, Vec<u8>>,
+    log: String,
+    /// What `recover` lists.
+    left: Vec<serde_json::Value>,
+}
+
+fn settle(cut: &Cut, ops: &[Op], loss: Loss, rng: &mut Rng, options: &[&str]) -> Settled {
+    let bench = cut.bench(&Image::of(&ops[..cut.position], loss, rng));
+    look_at(&bench, options)
+}
+
+/// Mounts what a cut has left, and waits until nothing is pending.
+fn look_at(bench: &Bench, options: &[&str]) -> Settled {
+    let mount = bench.mount(&[options, &["--no-supervisor"]].concat());
+    wait_until("the replay has settled", || mount.status()["pending"]["files"] == 0);
+    let keys = bench.server.keys();
+    let held = keys.into_iter().filter_map(|key| bench.server.get(&key).map(|bytes| (key, bytes)));
+    let found = held.filter(|(key, _)| !key.starts_with(".ossfuse-tmp/") && !key.ends_with('/')).collect();
+    let (log, left) = (mount.log(), bench.recover_list());
+    mount.kill();
+    Settled { found, log, left }
+}
+
+/// Writes that end with a close: new, small and large, over an old one, appended, edited, renamed, deleted.
+fn closes(writer: &mut Recorder<'_>) {
+    let large = noise(1, 430 * KIB);
+    writer.put("small", b"small");
+    writer.put("large", &large);
+    writer.put("empty", b"");
+    writer.put("small", b"written anew");
+    writer.append("small", b", and appended to");
+    writer.patch("large", 150 * KIB, &noise(2, 5000));
+    writer.append("large", &noise(3, 120 * KIB));
+    writer.put("large.tmp", &noise(4, 310 * KIB));
+    writer.rename("large.tmp", "large");
+    writer.rename("small", "moved");
+    writer.patch("moved", 3, b"EDITED");
+    writer.put("doomed", &noise(5, 20 * KIB));
+    writer.unlink("doomed");
+    writer.put("doomed", b"again");
+    writer.promise(&[], |root| std::fs::create_dir(root.join("d")).unwrap());
+    writer.put("d/one", &noise(6, 7000));
+    let shorter = noise(4, 310 * KIB)[..123_456].to_vec();
+    writer.promise(&[("large", Some(&shorter))], |root| {
+        OpenOptions::new().write(true).open(root.join("large")).unwrap().set_len(123_456).unwrap();
+    });
+    writer.unlink("empty");
+}
+
+/// Files that stay open and are fsynced, among writes that are not.
+fn syncs(writer: &mut Recorder<'_>) {
+    writer.put("old", &noise(11, 350 * KIB));
+    let log = File::create(writer.path("log")).unwrap();
+    let mut text = Vec::new();
+    for line in 0..6_u8 {
+        let more = vec![b'a' + line; 30 * KIB];
+        let at = text.len() as u64;
+        text.extend_from_slice(&more);
+        let write = |_: &Path| log.write_all_at(&more, at).unwrap();
+        if line == 0 {
+            write(Path::new(""));
+        } else {
+            writer.hope("log", &text, write);
+        }
+        writer.promise(&[("log", Some(&text))], |_| log.sync_all().unwrap());
+    }
+    let edited = OpenOptions::new().write(true).open(writer.path("old")).unwrap();
+    let mut content = writer.patched("old", 120_000, b"changed in the middle");
+    edited.write_all_at(b"changed in the middle", 120_000).unwrap();
+    writer.promise(&[("old", Some(&content))], |_| edited.sync_data().unwrap());
+    content[5000..5004].copy_from_slice(b"more");
+    writer.hope("old", &content, |_| edited.write_all_at(b"more", 5000).unwrap());
+    writer.promise(&[("old", Some(&content))], |_| close(edited));
+    let again = OpenOptions::new().append(true).open(writer.path("old")).unwrap();
+    content.extend_from_slice(b"the end");
+    (&again).write_all(b"the end").unwrap();
+    writer.promise(&[("old", Some(&content))], |_| again.sync_all().unwrap());
+    writer.rename("log", "log.1");
+    writer.rename("old", "older");
+    text.extend_from_slice(b"after the rename");
+    writer.hope("log.1", &text, |_| log.write_all_at(b"after the rename", text.len() as u64 - 16).unwrap());
+    writer.promise(&[("log.1", Some(&text))], |_| log.sync_all().unwrap());
+    writer.promise(&[("log.1", Some(&text))], |_| close(log));
+    writer.promise(&[("older", Some(&content))], |_| close(again));
+    let gone = File::create(writer.path("gone")).unwrap();
+    gone.write_all_at(&noise(12, 9000), 0).unwrap();
+    writer.promise(&[("gone", Some(&noise(12, 9000)))], |_| gone.sync_all().unwrap());
+    writer.unlink("gone");
+    writer.promise(&[("gone", None)], |_| close(gone));
+    writer.put("log.1", b"a new log");
+}
+
+#[test]
+fn what_was_closed_survives() {
+    cut(&[], images(), closes);
+}
+
+#[test]
+fn what_was_closed_locally_survives() {
+    cut(&LOCAL, images(), closes);
+}
+
+#[test]
+fn what_was_fsynced_survives() {
+    cut(&[], images(), syncs);
+}
+
+#[test]
+fn what_was_fsynced_and_closed_locally_survives() {
+    cut(&LOCAL, images(), syncs);
+}
+
+#[test]
+fn the_names_of_a_new_state_folder_survive() {
+    cut(&LOCAL, few(), |writer| writer.put("f", b"the first file of all"));
+}
+
+/// The session file said what the file looked like at its close, and more bytes were there.
+#[test]
+fn a_closed_file_that_is_written_again_keeps_what_was_promised() {
+    cut(&LOCAL, few(), |writer| {
+        writer.put("f", &noise(21, 5000));
+        writer.append("f", &noise(22, 9000));
+        writer.patch("f", 100, b"changed");
+    });
+}
+
+/// The session file forgot that spill files were void before these were gone, or told of their sums still.
+#[test]
+fn a_closed_file_that_is_cut_has_the_one_size_or_the_other() {
+    cut(&LOCAL, few(), |writer| {
+        writer.put("f", &noise(23, 250 * KIB));
+        let shorter = noise(23, 120 * KIB);
+        writer.promise(&[("f", Some(&shorter))], |root| {
+            OpenOptions::new().write(true).open(root.join("f")).unwrap().set_len(120 * KIB as u64).unwrap();
+        });
+    });
+}
+
+/// The new file was empty, and what had been closed before it gone.
+#[test]
+fn a_closed_file_that_is_begun_anew_leaves_the_old_bytes_or_the_new() {
+    cut(&LOCAL, few(), |writer| {
+        writer.put("f", &noise(24, 150 * KIB));
+        writer.put("f", &noise(25, 30 * KIB));
+    });
+}
+
+/// Both were published under the one name, the second as a conflict copy.
+#[test]
+fn an_unsent_file_that_is_given_the_name_of_another_takes_its_place() {
+    cut(&LOCAL, few(), |writer| {
+        writer.put("f", b"the old one");
+        writer.put("f.tmp", &noise(26, 150 * KIB));
+        writer.rename("f.tmp", "f");
+    });
+}
+
+/// A piece had its name and not its bytes: zeros, in the place of what the object held.
+#[test]
+fn pieces_that_come_into_a_synced_edit_are_whole() {
+    cut(&[], few(), |writer| {
+        writer.put("f", &noise(27, 450 * KIB));
+        let file = OpenOptions::new().write(true).open(writer.path("f")).unwrap();
+        let mut content = writer.now("f");
+        for at in [10, 150 * KIB, 290 * KIB] {
+            content[at..at + 4].copy_from_slice(b"edit");
+            writer.hope("f", &content, |_| file.write_all_at(b"edit", at as u64).unwrap());
+            if at == 10 {
+                writer.promise(&[("f", Some(&content))], |_| file.sync_all().unwrap());
+            }
+        }
+        writer.promise(&[("f", Some(&content))], |_| close(file));
+    });
+}
+
+/// The session file reached the disk by chance, its bytes did not, and there was no sum to tell by.
+#[test]
+fn a_close_that_was_cut_off_publishes_nothing_that_is_torn() {
+    cut(&[], few(), |writer| {
+        writer.put("f", &noise(28, 90 * KIB));
+        writer.patch("f", 50_000, &noise(29, 5000));
+        writer.patch("f", 3, &noise(30, 70_000));
+    });
+}
+
+/// Power loss may take any part of it, and leave it as it was long ago.
+#[test]
+fn a_journal_that_does_not_open_or_is_older_than_the_sessions_costs_parts_alone() {
+    let Some(bench) = Bench::new() else { return };
+    let disk = Disk::mount(&bench.folder("state"));
+    let options = [&["--part-size", PART], &LOCAL[..]].concat();
+    let mount = bench.mount(&options);
+    let mut writer = Recorder::new(&bench, &disk, &mount, seed(), 1 << 30);
+    writer.put("one", &noise(31, 450 * KIB));
+    bench.server.hold("CompleteMultipartUpload", 0);
+    writer.put("two", &noise(32, 450 * KIB));
+    bench.server.wait_for_held();
+    writer.promise(&[], |_| ());
+    let (cuts, ops, promises) = writer.end();
+    mount.kill();
+    bench.server.let_the_dead_go();
+    let [first, .., last] = cuts.as_slice() else { panic!("{cuts:?}") };
+    for journal in [Some((first, Loss::None)), Some((last, Loss::Bytes)), Some((last, Loss::Data)), None] {
+        let mut rng = Rng::new(seed());
+        let now = last.bench(&Image::of(&ops[..last.position], Loss::None, &mut rng));
+        let place = now.state().join("journal");
+        std::fs::remove_dir_all(&place).unwrap();
+        if let Some((cut, loss)) = journal {
+            let older = now.folder("older");
+            Image::of(&ops[..cut.position], loss, &mut rng).unpack(&older);
+            std::fs::rename(older.join(BUCKET).join("journal"), &place).unwrap();
+        }
+        let Settled { found, log, left } = look_at(&now, &options);
+        let wrong = promises.check(last.position, &found, true);
+        assert!(wrong.is_empty() && left.is_empty(), "{wrong:?} {left:?}\n{log}");
+    }
+}
