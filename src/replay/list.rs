@@ -29,9 +29,14 @@ pub fn list_sessions(state_folder: &Path, busy: &BTreeSet<SessionId>) -> io::Res
     let layout = Layout::new(state_folder);
     let found = read_only_scan(&layout).map_err(into_io)?;
     let mut entries: Vec<RecoverEntry> =
-        found.iter().filter(|found| !busy.contains(&found.dir.id())).map(entry).collect();
+        found.iter().filter(|found| !busy.contains(&found.dir.id()) && !is_over(found)).map(entry).collect();
     entries.extend(quarantined(&layout)?);
     Ok(entries)
+}
+
+/// Whether nobody can want anything of a session: what is left of it goes by itself.
+fn is_over(found: &Found) -> bool {
+    matches!(&found.record, Ok(Some(record)) if record.phase == Phase::Over)
 }
 
 fn into_io(error: SpillError) -> io::Error {

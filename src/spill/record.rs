@@ -196,6 +196,7 @@ impl SessionRecord {
     /// Goes to the name that it was `found` with, and edits or replaces there what it did then.
     pub fn return_to(&mut self, found: &Self) {
         (self.key, self.replaces, self.if_taken) = (found.key.clone(), found.replaces.clone(), found.if_taken);
+        (self.over, self.was_promised) = (found.over, found.was_promised);
         if self.checkpoints == found.checkpoints {
             (self.base, self.origin) = (found.base.clone(), found.origin.clone());
             (self.base_valid, self.extent) = (found.base_valid, found.extent);

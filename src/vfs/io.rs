@@ -10,7 +10,6 @@ use super::call::Call;
 use super::error::FsError;
 use super::handles::{Handle, OpenFile};
 use super::opener::{FlushKind, classify};
-use crate::base::caller::wait;
 use crate::base::{ByteRange, ETag};
 use crate::ledger::Record;
 use crate::oss::{ObjectKind, ObjectMeta, PutHeaders};
@@ -89,7 +88,7 @@ impl Vfs {
     async fn dirty_waiting(&self, handle: &Handle) -> Result<Arc<DirtyFile>, FsError> {
         loop {
             match self.dirty_of(handle) {
-                Err(FsError::Copying) => wait(self.later.idle(handle.ino)).await?,
+                Err(FsError::Copying) => self.ready_for_session(handle.ino).await?,
                 other => return other,
             }
         }
@@ -125,7 +124,7 @@ impl Vfs {
         if state.unlinked {
             return Ok(None);
         }
-        if self.later.is_busy(file.ino) {
+        if self.later.is_busy(file.ino) || self.is_unseen(file.ino) {
             return Err(FsError::Copying);
         }
         let held = node.version.as_ref().and_then(|version| version.headers.as_deref());
@@ -174,6 +173,7 @@ impl Vfs {
         if let Some(kept) = self.read_kept(&handle, range) {
             return kept;
         }
+        self.see_again(handle.ino).await?;
         let reader = self.reader(&handle.file)?;
         Ok(reader.read(&handle.cursor, range).await?)
     }

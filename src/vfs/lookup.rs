@@ -105,6 +105,10 @@ impl Vfs {
     }
 
     async fn lookup_asking(&self, parent: u64, name: &str) -> Result<Entry, FsError> {
+        let known = self.tree.lock().child(parent, name);
+        if let Some(ino) = known {
+            self.see_again(ino).await?;
+        }
         let found = loop {
             let path = self.child_path(parent, name)?;
             if let Ok(key) = self.file_key(&path)
@@ -335,6 +339,7 @@ impl Vfs {
     }
 
     async fn getattr_asking(&self, ino: u64) -> Result<Entry, FsError> {
+        self.see_again(ino).await?;
         let (parent, name, found) = loop {
             let (parent, name, path) = self.place(ino)?;
             let found = self.find(parent, &name, &path).await?;

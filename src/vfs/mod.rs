@@ -113,6 +113,9 @@ pub struct Vfs {
     tree: Mutex<Tree>,
     handles: Handles,
     ledger: Arc<Ledger>,
+    /// Files whose sessions an earlier process had hardly begun, or had ended without living to note what they became:
+    /// nothing is known of their objects.
+    unseen: Mutex<BTreeSet<u64>>,
     /// Requests that an earlier process may have done.
     requests: Mutex<HashMap<u64, RequestState>>,
     intents: IntentStore,
@@ -158,6 +161,7 @@ impl Vfs {
             tree: Mutex::new(Tree::new(root, first, ledger.clone())),
             handles: Handles::new(first),
             ledger,
+            unseen: Mutex::default(),
             requests: Mutex::default(),
             sessions: Mutex::default(),
             usage: statfs::UsageCache::default(),

@@ -100,8 +100,12 @@ impl Vfs {
         if let Some(dirty) = &dirty {
             attr = self.attr_of_session(attr, dirty);
         } else if state.session.is_some() {
-            // It was published, or kept, and nobody lived to note what it became: the next look tells.
+            // It was published, or kept, and nobody lived to note what it became: the next look tells. Or it was never
+            // begun.
             version = None;
+            if !state.unlinked {
+                self.unseen.lock().insert(ino);
+            }
         }
         let open = (dirty.is_some() || state.unlinked).then(|| {
             let open = OpenFile::new(ino);

@@ -8,7 +8,6 @@ use super::error::FsError;
 use super::tree::{Link, Listed, ROOT};
 use super::{Entry, Vfs};
 use crate::base::ObjectKey;
-use crate::base::caller::wait;
 use crate::base::posix::UserMeta;
 use crate::base::time::now;
 use crate::oss::{Body, PutHeaders};
@@ -68,7 +67,7 @@ impl Vfs {
             let begun = if size == 0 && file.dirty().is_none() { self.begin_anew(ino, &file) } else { Ok(()) };
             let dirty = match begun.and_then(|()| self.session_of(&file)) {
                 Err(FsError::Copying) => {
-                    wait(self.later.idle(ino)).await?;
+                    self.ready_for_session(ino).await?;
                     continue;
                 }
                 other => other?,

@@ -8,10 +8,12 @@ use super::attr::{Kind, Version};
 use super::error::FsError;
 use super::handles::OpenFile;
 use super::tree::{Listed, ROOT};
+use crate::base::caller::wait;
 use crate::base::limits::MIB;
 use crate::base::time::since_epoch;
 use crate::base::{ObjectKey, SessionId};
 use crate::ledger::Record;
+use crate::oss::ErrorKind;
 use crate::write::{DirtyFile, Published};
 
 /// A file up to this size is read by the request that opens it.
@@ -75,6 +77,44 @@ impl Vfs {
         if let Some(node) = tree.node_mut(dir) {
             node.fresh_until = None;
         }
+    }
+
+    /// Waits until a session of a file can begin, after [`FsError::Copying`].
+    pub(super) async fn ready_for_session(&self, ino: u64) -> Result<(), FsError> {
+        wait(self.later.idle(ino)).await?;
+        self.see_again(ino).await
+    }
+
+    /// Whether nothing is known of the object of a file, be it there or not.
+    pub(super) fn is_unseen(&self, ino: u64) -> bool {
+        self.unseen.lock().contains(&ino)
+    }
+
+    /// Looks at the object of a file of which an earlier process had a session that is no more: what is written now
+    /// changes that object, and is no new file.
+    pub(super) async fn see_again(&self, ino: u64) -> Result<(), FsError> {
+        if !self.is_unseen(ino) {
+            return Ok(());
+        }
+        let path = self.tree.lock().path(ino).ok_or(FsError::Stale)?;
+        let found = match self.client.head_object(&self.file_key(&path)?).await {
+            Ok(found) => Some(found),
+            Err(error) if error.kind == ErrorKind::NoSuchKey => None,
+            Err(error) => return Err(error.into()),
+        };
+        let mut tree = self.tree.lock();
+        if let Some((found, node)) = found.zip(tree.node_mut(ino).filter(|node| node.version.is_none())) {
+            node.version = Some(Version {
+                etag: found.etag,
+                size: found.size,
+                crc64: found.crc64,
+                last_modified: found.last_modified,
+                headers: Some(Box::new(found.headers)),
+            });
+            tree.note_object(ino);
+        }
+        self.unseen.lock().remove(&ino);
+        Ok(())
     }
 
     /// A session ended without being published: the inode shows what the bucket has, if anything.

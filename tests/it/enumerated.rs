@@ -70,12 +70,7 @@ fn side_by_side<J: Sync, R: Send>(jobs: &[J], run: impl Fn(&Bench, &J) -> Result
                     return;
                 };
                 while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let at = std::time::Instant::now();
-                    let ran = run(&bench, job);
-                    if std::env::var_os("ENUM_DEBUG").is_some() {
-                        eprintln!("@@ {:?} {}", at.elapsed(), ran.as_ref().err().map_or("", |e| e));
-                    }
-                    match ran {
+                    match run(&bench, job) {
                         Ok(result) => done.lock().unwrap().push(result),
                         Err(why) => failed.lock().unwrap().push(why),
                     }

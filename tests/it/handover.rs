@@ -5,12 +5,13 @@
 
 mod answers;
 mod early;
+mod sessions;
 mod tools;
 mod trouble;
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::harness::{
-    Bench, Finally, KIB, MIB, Mount, assert_same, is_alive, noise, shell, signal, told, wait_for, wait_until,
+    Bench, Finally, MIB, Mount, assert_same, is_alive, noise, shell, signal, told, wait_for, wait_until,
 };
 use trouble::{When, kill, under};
 
@@ -274,69 +275,6 @@ fn create_is_done_once() {
     mount.settle();
     mount.umount();
     assert_eq!(bench.recover_list(), [Value::Null; 0]);
-}
-
-/// Killed before each of its copies takes effect, and before its delete: the exchange is done all the same, and who has
-/// one of the files open goes on with that file.
-#[test]
-fn an_exchange_is_done_once_whenever_its_worker_dies() {
-    for (operation, skip) in [("CopyObject", 0), ("CopyObject", 1), ("CopyObject", 2), ("DeleteObject", 0)] {
-        let Some(bench) = Bench::new() else { return };
-        bench.server.put("one", b"first");
-        bench.server.put("two", b"the second");
-        let mount = bench.mount(&[]);
-        let mut open = fs::OpenOptions::new().read(true).write(true).open(mount.path("one")).unwrap();
-        bench.server.hold(operation, skip);
-        let (one, two) = (mount.path("one"), mount.path("two"));
-        let renaming = std::thread::spawn(move || super::rename::exchange(&one, &two));
-        bench.server.wait_for_held();
-        signal(mount.worker_pid(), libc::SIGKILL);
-        bench.server.clear_faults();
-        renaming.join().unwrap().unwrap_or_else(|error| panic!("{operation} {skip}: {error}"));
-        assert_eq!(mount.sh("cat one; echo; cat two"), "the second\nfirst", "{operation} {skip}");
-        open.seek(SeekFrom::End(0)).unwrap();
-        open.write_all(b", and more").unwrap();
-        drop(open);
-        mount.settle();
-        let found = ["one", "two"].map(|key| bench.server.get(key).unwrap());
-        assert_eq!(found, [&b"the second"[..], b"first, and more"], "{operation} {skip}");
-        mount.umount();
-    }
-}
-
-/// A name that was free when a file was made is expected to be free by the next worker too.
-#[test]
-fn what_must_be_new_must_be_new_for_the_next_worker_too() {
-    let Some(bench) = Bench::new() else { return };
-    let mount = bench.mount(&["--exclusive-create", "remote", "--part-size", "100KiB"]);
-    mount.sh("ls");
-    let options = || fs::OpenOptions::new().write(true).clone();
-    let mut exclusive = options().create_new(true).open(mount.path("exclusive")).unwrap();
-    let mut large = options().create_new(true).open(mount.path("large")).unwrap();
-    large.write_all(&noise(4, 350 * KIB)).unwrap();
-    let mut joined = options().create(true).append(true).open(mount.path("joined")).unwrap();
-    joined.write_all(b"one ").unwrap();
-    replace_worker(&mount);
-    for key in ["exclusive", "large", "joined"] {
-        bench.server.put(key, b"theirs ");
-    }
-    exclusive.write_all(b"ours").unwrap();
-    joined.write_all(b"two").unwrap();
-    for file in [exclusive, large] {
-        assert_eq!(close(file).unwrap_err().raw_os_error(), Some(libc::EEXIST));
-    }
-    close(joined).unwrap();
-    let found = ["exclusive", "large", "joined"].map(|key| bench.server.get(key).unwrap());
-    assert_eq!(found, [&b"theirs "[..], b"theirs ", b"theirs one two"]);
-}
-
-/// Closes a file; what `close(2)` says counts.
-fn close(file: fs::File) -> std::io::Result<()> {
-    // SAFETY: the descriptor is this function's own.
-    match unsafe { libc::close(file.into_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
 }
 
 /// Two processes race for lock files while workers are killed: exactly one wins each.

@@ -1,0 +1,122 @@
+//! Files whose worker dies in the middle of a session's beginning or end, of a rename, of an exchange: what is written
+//! on goes where it belongs.
+
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::IntoRawFd;
+use std::os::unix::fs::FileExt;
+
+use super::{dying_at, replace_worker};
+use crate::harness::{Bench, KIB, assert_same, noise, signal};
+use crate::rename;
+
+/// Killed before each of its copies takes effect, and before its delete: the exchange is done all the same, and who has
+/// one of the files open goes on with that file.
+#[test]
+fn an_exchange_is_done_once_whenever_its_worker_dies() {
+    for (operation, skip) in [("CopyObject", 0), ("CopyObject", 1), ("CopyObject", 2), ("DeleteObject", 0)] {
+        let Some(bench) = Bench::new() else { return };
+        bench.server.put("one", b"first");
+        bench.server.put("two", b"the second");
+        let mount = bench.mount(&[]);
+        let mut open = fs::OpenOptions::new().read(true).write(true).open(mount.path("one")).unwrap();
+        bench.server.hold(operation, skip);
+        let (one, two) = (mount.path("one"), mount.path("two"));
+        let renaming = std::thread::spawn(move || rename::exchange(&one, &two));
+        bench.server.wait_for_held();
+        signal(mount.worker_pid(), libc::SIGKILL);
+        bench.server.clear_faults();
+        renaming.join().unwrap().unwrap_or_else(|error| panic!("{operation} {skip}: {error}"));
+        assert_eq!(mount.sh("cat one; echo; cat two"), "the second\nfirst", "{operation} {skip}");
+        open.seek(SeekFrom::End(0)).unwrap();
+        open.write_all(b", and more").unwrap();
+        drop(open);
+        mount.settle();
+        let found = ["one", "two"].map(|key| bench.server.get(key).unwrap());
+        assert_eq!(found, [&b"the second"[..], b"first, and more"], "{operation} {skip}");
+        mount.umount();
+    }
+}
+
+/// What is written after a worker has died changes the object: also where the dead one had hardly begun a session, or had
+/// ended one.
+#[test]
+fn an_edit_stays_one_whenever_its_worker_dies() {
+    let Some(bench) = Bench::new() else { return };
+    let content = noise(9, 150 * KIB);
+    bench.server.put("appended", &content);
+    bench.server.put("edited", &content);
+    let variables = [("_OSSFUSE_CRASH_FILE", bench.path("crash"))];
+    let variables = variables.each_ref().map(|(name, path)| (*name, path.as_os_str()));
+    let mount = bench.mount_with(&["--fsync", "remote", "--part-size", "100KiB"], &variables);
+    let mut appended = fs::OpenOptions::new().append(true).open(mount.path("appended")).unwrap();
+    dying_at(&bench, &mount, "session-folder-made", || appended.write_all(b"more").unwrap());
+    close(appended).unwrap();
+    assert_same(&bench.server.get("appended").unwrap(), &[&content[..], b"more"].concat(), "appended");
+
+    let edited = fs::OpenOptions::new().read(true).write(true).open(mount.path("edited")).unwrap();
+    edited.write_all_at(b"one", 5).unwrap();
+    dying_at(&bench, &mount, "done-noted", || edited.sync_all().unwrap());
+    let mut start = [0; 8];
+    edited.read_exact_at(&mut start, 0).unwrap();
+    edited.write_all_at(b"two", 20).unwrap();
+    close(edited).unwrap();
+    let mut wanted = content;
+    wanted[5..8].copy_from_slice(b"one");
+    assert_eq!(start, wanted[..8]);
+    wanted[20..23].copy_from_slice(b"two");
+    assert_same(&bench.server.get("edited").unwrap(), &wanted, "edited");
+}
+
+/// A rename of a file that is being edited takes the edits along, though a look at the new name shows the copy already.
+#[test]
+fn a_renamed_edit_is_not_taken_for_what_it_replaces() {
+    for point in ["rename-session-moved", "rename-shown", "rename-deleted"] {
+        let Some(bench) = Bench::new() else { return };
+        let mut content = noise(9, 150 * KIB);
+        bench.server.put("old", &content);
+        let mount = bench.mount_with(&[], &[("_OSSFUSE_CRASH_FILE", bench.path("crash").as_os_str())]);
+        let edited = fs::OpenOptions::new().write(true).open(mount.path("old")).unwrap();
+        edited.write_all_at(b"changed", 5).unwrap();
+        dying_at(&bench, &mount, point, || fs::rename(mount.path("old"), mount.path("new")).unwrap());
+        close(edited).unwrap();
+        content[5..12].copy_from_slice(b"changed");
+        assert_same(&bench.server.get("new").unwrap(), &content, point);
+        assert_eq!(bench.server.keys(), ["new"], "{point}");
+    }
+}
+
+/// A name that was free when a file was made is expected to be free by the next worker too.
+#[test]
+fn what_must_be_new_must_be_new_for_the_next_worker_too() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&["--exclusive-create", "remote", "--part-size", "100KiB"]);
+    mount.sh("ls");
+    let options = || fs::OpenOptions::new().write(true).clone();
+    let mut exclusive = options().create_new(true).open(mount.path("exclusive")).unwrap();
+    let mut large = options().create_new(true).open(mount.path("large")).unwrap();
+    large.write_all(&noise(4, 350 * KIB)).unwrap();
+    let mut joined = options().create(true).append(true).open(mount.path("joined")).unwrap();
+    joined.write_all(b"one ").unwrap();
+    replace_worker(&mount);
+    for key in ["exclusive", "large", "joined"] {
+        bench.server.put(key, b"theirs ");
+    }
+    exclusive.write_all(b"ours").unwrap();
+    joined.write_all(b"two").unwrap();
+    for file in [exclusive, large] {
+        assert_eq!(close(file).unwrap_err().raw_os_error(), Some(libc::EEXIST));
+    }
+    close(joined).unwrap();
+    let found = ["exclusive", "large", "joined"].map(|key| bench.server.get(key).unwrap());
+    assert_eq!(found, [&b"theirs "[..], b"theirs ", b"theirs one two"]);
+}
+
+/// Closes a file; what `close(2)` says counts.
+fn close(file: fs::File) -> std::io::Result<()> {
+    // SAFETY: the descriptor is this function's own.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
