@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::Vfs;
 use super::attr::{Kind, Version};
 use super::call::Call;
 use super::error::FsError;
 use super::handles::Snapshot;
 use super::tree::{Listed, Listing, ROOT};
-use super::Vfs;
 use crate::base::caller::wait;
 use crate::base::limits::PAGE_MAX;
 use crate::base::posix::LINK_BODY_BYTES_MAX;

@@ -597,4 +597,3 @@ os.wait()";
         assert!(discarded.status.success(), "{}", told(&discarded));
     }
 }
-

@@ -9,7 +9,8 @@ use super::harness::{Bench, KIB, Mount, assert_same, noise, told};
 
 /// A mount that believes the bucket to be empty for as long as the test takes.
 fn mount_of_yesterday<'b>(bench: &'b Bench, options: &[&str]) -> Mount<'b> {
-    let mount = bench.mount_quiet(&[&["--list-ttl", "1h", "--attr-ttl", "1h", "--part-size", "100KiB"], options].concat());
+    let mount =
+        bench.mount_quiet(&[&["--list-ttl", "1h", "--attr-ttl", "1h", "--part-size", "100KiB"], options].concat());
     mount.sh("ls");
     for key in ["a", "b", "c", "d", "e", "f"] {
         bench.server.put(key, b"theirs\n");

@@ -62,7 +62,10 @@ const GIT: Tool = Tool {
     name: "git",
     prepare: |folder| {
         tree(folder, 60);
-        sh(folder, "cd tree; git init -q; git config user.email t@t; git config user.name t; git add .; git commit -qm one");
+        sh(
+            folder,
+            "cd tree; git init -q; git config user.email t@t; git config user.name t; git add .; git commit -qm one",
+        );
     },
     script: "while again; do rm -rf c; git clone -q $S/tree c; cd c; git config user.email t@t; git config user.name t
              echo new > new; git add new; git commit -qm two; git fsck --strict 2>&1; cd ..; done",
@@ -72,7 +75,8 @@ const GIT: Tool = Tool {
 const FIND: Tool = Tool {
     name: "find",
     prepare: |folder| tree(folder, 200),
-    script: "cp -r $S/tree t; while again; do test $(find . -type f | wc -l) = 200; test $(find t -size +0 | wc -l) -gt 200
+    script:
+        "cp -r $S/tree t; while again; do test $(find . -type f | wc -l) = 200; test $(find t -size +0 | wc -l) -gt 200
              done",
     then: "diff -r $S/tree t",
 };
