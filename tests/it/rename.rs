@@ -606,7 +606,7 @@ fn two_files_change_places() {
     mount.umount();
 }
 
-/// One that fails half way is finished in the background, and those who have the files open read on.
+/// One that fails half way is finished in the background, and those who read the files read on.
 #[test]
 fn an_exchange_that_fails_is_finished_later() {
     let Some(bench) = Bench::new() else { return };
@@ -614,6 +614,7 @@ fn an_exchange_that_fails_is_finished_later() {
     bench.server.put("two", b"the second");
     let mount = bench.mount(&[]);
     let mut open = ["one", "two"].map(|name| File::open(mount.path(name)).unwrap());
+    open.iter_mut().for_each(|file| drop(reread(file)));
     let refuse = json!([{"operation": "CopyObject", "skip": 2, "action": {"status": 403, "code": "AccessDenied"}}]);
     bench.server.faults(&refuse);
     assert_eq!(errno(exchange(&mount.path("one"), &mount.path("two"))), Some(libc::EACCES));
