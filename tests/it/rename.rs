@@ -606,6 +606,30 @@ fn two_files_change_places() {
     mount.umount();
 }
 
+/// One that fails half way is finished in the background, and those who read the files read on.
+#[test]
+fn an_exchange_that_fails_is_finished_later() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("one", b"first");
+    bench.server.put("two", b"the second");
+    let mount = bench.mount(&[]);
+    let mut open = ["one", "two"].map(|name| File::open(mount.path(name)).unwrap());
+    open.iter_mut().for_each(|file| drop(reread(file)));
+    let refuse = json!([{"operation": "CopyObject", "skip": 2, "action": {"status": 403, "code": "AccessDenied"}}]);
+    bench.server.faults(&refuse);
+    assert_eq!(errno(exchange(&mount.path("one"), &mount.path("two"))), Some(libc::EACCES));
+    bench.server.clear_faults();
+    wait_until("it is finished", || no_intents(&bench));
+    open.iter().for_each(forget_pages);
+    let read = [0, 1].map(|at| reread(&mut open[at]));
+    assert_eq!(read, [&b"first"[..], b"the second"], "the files that were opened");
+    let found = ["one", "two"].map(|key| bench.server.get(key).unwrap());
+    assert_eq!(found, [&b"the second"[..], b"first"]);
+    drop(open);
+    assert_eq!(mount.sh("ls; cat one; echo; cat two"), "one\ntwo\nthe second\nfirst");
+    mount.umount();
+}
+
 #[test]
 fn an_exchange_that_is_killed_loses_neither() {
     let Some(bench) = Bench::new() else { return };

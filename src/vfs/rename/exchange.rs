@@ -48,6 +48,14 @@ impl Side {
     }
 }
 
+/// Somebody who reads a version of one of the two, and the key at which it is in the end.
+#[derive(Debug)]
+pub(super) struct Reading {
+    ino: u64,
+    etag: ETag,
+    then: ObjectKey,
+}
+
 impl Vfs {
     /// Has two names change places.
     ///
@@ -166,7 +174,11 @@ impl Vfs {
                 Ok(())
             }
             Err(error) => {
-                self.finish_later(intent, [one.key.clone(), two.key.clone(), hidden], swap);
+                // Who has them open reads on, wherever it was cut off.
+                let first = |etag: &ETag| Reading { ino: one.ino, etag: etag.clone(), then: two.key.clone() };
+                let second = Reading { ino: two.ino, etag: two.etag.clone(), then: one.key.clone() };
+                let readers = vec![first(&one.etag), first(&saved.etag), second];
+                self.finish_later(intent, [one.key.clone(), two.key.clone(), hidden], swap, readers);
                 Err(error)
             }
         }
@@ -191,14 +203,19 @@ impl Vfs {
     }
 
     /// Finishes an exchange in the background, again and again until it is done.
-    pub(super) fn finish_later(&self, intent: SessionId, keys: [ObjectKey; 3], swap: Swap) {
+    pub(super) fn finish_later(&self, intent: SessionId, keys: [ObjectKey; 3], swap: Swap, readers: Vec<Reading>) {
         let areas = [&keys[0], &keys[1]].map(|key| Area::Key(key.as_str().to_owned()));
-        let work = Arc::new((keys, swap));
+        let work = Arc::new((keys, swap, readers));
         self.repeat(intent, self.write.fences().try_fence(&areas), move |vfs| {
             let work = work.clone();
             async move {
-                let ([one, two, hidden], swap) = &*work;
+                let ([one, two, hidden], swap, readers) = &*work;
                 vfs.finish_exchange(one, two, hidden, swap).await?;
+                for Reading { ino, etag, then } in readers {
+                    if let Some(found) = vfs.found(then).await? {
+                        vfs.rekey_reader(*ino, etag, then, &found.etag);
+                    }
+                }
                 [one, two].iter().for_each(|key| vfs.forget_key(key));
                 Ok(())
             }

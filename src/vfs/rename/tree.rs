@@ -265,7 +265,9 @@ impl Vfs {
                         async move { vfs.finish_file_move(&from, &to, &etag).await }
                     });
                 }
-                Work::Exchange { one, two, hidden, swap } => self.finish_later(id, [one, two, hidden], swap),
+                Work::Exchange { one, two, hidden, swap } => {
+                    self.finish_later(id, [one, two, hidden], swap, Vec::new())
+                }
                 Work::Attributes { key, etag, changed } => {
                     attributes.entry(key).or_default().push(LeftChange { id, etag, changed });
                 }

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, IntoRawFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::dying_at;
@@ -54,9 +54,8 @@ const CALLS: &[(&str, Act)] = &[
         checked(unsafe { libc::truncate(path.as_ptr(), 100) })
     }),
     ("open and truncate", |file| File::options().write(true).truncate(true).open(by_descriptor(file)).map(drop)),
-    // SAFETY: plain numbers, as in those below.
-    ("fchmod", |file| checked(unsafe { libc::fchmod(file.as_raw_fd(), 0o640) })),
-    ("fchown", |file| checked(unsafe { libc::fchown(file.as_raw_fd(), 12, 34) })),
+    ("fchmod", |file| file.set_permissions(fs::Permissions::from_mode(0o640))),
+    ("fchown", |file| std::os::unix::fs::fchown(file, Some(12), Some(34))),
     ("futimens", |file| {
         let at = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 123);
         file.set_times(fs::FileTimes::new().set_modified(at).set_accessed(at))
