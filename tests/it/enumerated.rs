@@ -341,7 +341,7 @@ fn nobody_notices_wherever_a_worker_dies() {
         let first = cases.len() % of_point.len().max(1);
         cases.extend(of_point.iter().cycle().skip(first).step_by(KIND_STEP).take(most));
     }
-    let done = side_by_side(&cases, |bench, case| unnoticed(bench, case)).expect("FUSE was there");
+    let done = side_by_side(&cases, unnoticed).expect("FUSE was there");
     println!("{} workers died unnoticed, of {} that were to", done.iter().filter(|met| **met).count(), cases.len());
 }
 
