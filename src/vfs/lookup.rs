@@ -15,7 +15,7 @@ use crate::base::ObjectKey;
 use crate::base::key::check_name;
 use crate::base::time::now;
 use crate::ledger::Record;
-use crate::oss::{ErrorKind, ListRequest, ObjectKind};
+use crate::oss::{self, ErrorKind, ListRequest, ObjectKind, ObjectMeta};
 use crate::write::DirtyFile;
 
 /// What the bucket has at a path.
@@ -169,17 +169,35 @@ impl Vfs {
             None if listed.kind == Kind::Symlink && listed.version.as_ref().is_none_or(|v| v.headers.is_none()) => {
                 self.find_link(&self.file_key(path)?).await
             }
-            None => self.find_file(&self.file_key(path)?).await,
+            None => {
+                let key = self.file_key(path)?;
+                match self.told_ahead(parent, name, &key).await {
+                    Some(told) => self.file_of(&key, Ok(told), false).await,
+                    None => self.find_file(&key).await,
+                }
+            }
         }
     }
 
     async fn find_file(&self, key: &ObjectKey) -> Result<Option<Found>, FsError> {
         self.attributes_replayed_at(key).await?;
-        match self.client.head_object(key).await {
+        let told = self.client.head_object(key).await;
+        self.file_of(key, told, true).await
+    }
+
+    /// `now`: it was told just now.
+    async fn file_of(
+        &self,
+        key: &ObjectKey,
+        told: Result<ObjectMeta, oss::Error>,
+        now: bool,
+    ) -> Result<Option<Found>, FsError> {
+        match told {
             Ok(meta) if meta.kind == ObjectKind::Symlink => self.find_link(key).await,
             Ok(meta) => {
                 let kind = self.options.attr.kind_of(&meta.headers, meta.size);
-                Ok(Some(Found { kind, version: Some(Version::of(&meta)), asked: kind == Kind::File, link: None }))
+                let asked = now && kind == Kind::File;
+                Ok(Some(Found { kind, version: Some(Version::of(&meta)), asked, link: None }))
             }
             Err(error) if is_of_target(&error) => self.find_link(key).await,
             Err(error) if error.kind == ErrorKind::NoSuchKey => Ok(None),

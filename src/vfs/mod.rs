@@ -3,6 +3,7 @@
 //! Knows no kernel types (that is `fuse`) and no HTTP (that is `oss`). What can be answered from memory has a
 //! method that answers at once (`…_now`); the async one beside it asks the service.
 
+mod ahead;
 mod attr;
 mod call;
 mod error;
@@ -116,6 +117,7 @@ pub struct Vfs {
     /// Files whose sessions an earlier process had hardly begun, or had ended without living to note what they became:
     /// nothing is known of their objects.
     unseen: Mutex<BTreeSet<u64>>,
+    ahead: ahead::Ahead,
     /// Requests that an earlier process may have done.
     requests: Mutex<HashMap<u64, RequestState>>,
     intents: IntentStore,
@@ -162,6 +164,7 @@ impl Vfs {
             handles: Handles::new(first),
             ledger,
             unseen: Mutex::default(),
+            ahead: ahead::Ahead::default(),
             requests: Mutex::default(),
             sessions: Mutex::default(),
             usage: statfs::UsageCache::default(),

@@ -97,6 +97,11 @@ impl Fences {
         self.wait_for(|| self.try_change(keys)).await
     }
 
+    /// A number that grows with each change and each move, when it begins and when it ends.
+    pub fn moment(&self) -> u64 {
+        self.held.lock().next
+    }
+
     /// Fences areas in, unless one of them overlaps with what is fenced in already. Changes may be under way still.
     pub fn try_fence(self: &Arc<Self>, areas: &[Area]) -> Option<Fence> {
         let mut held = self.held.lock();
@@ -142,14 +147,20 @@ impl Fence {
 
 impl Drop for Change {
     fn drop(&mut self) {
-        self.fences.held.lock().changing.retain(|(id, _)| *id != self.id);
+        let mut held = self.fences.held.lock();
+        held.number();
+        held.changing.retain(|(id, _)| *id != self.id);
+        drop(held);
         self.fences.changed.notify_waiters();
     }
 }
 
 impl Drop for Fence {
     fn drop(&mut self) {
-        self.fences.held.lock().moving.retain(|(id, _)| *id != self.id);
+        let mut held = self.fences.held.lock();
+        held.number();
+        held.moving.retain(|(id, _)| *id != self.id);
+        drop(held);
         self.fences.changed.notify_waiters();
     }
 }
@@ -161,6 +172,22 @@ mod tests {
 
     fn trees(texts: &[&str]) -> Vec<Area> {
         texts.iter().map(|text| Area::Tree((*text).to_owned())).collect()
+    }
+
+    #[tokio::test]
+    async fn its_moment_tells_whether_anything_has_changed() {
+        let fences = Arc::new(Fences::default());
+        let mut last = fences.moment();
+        let mut has_moved_on = || last != std::mem::replace(&mut last, fences.moment());
+        assert!(!has_moved_on());
+        let change = fences.change(&["a"]).await;
+        assert!(has_moved_on());
+        drop(change);
+        assert!(has_moved_on() && !has_moved_on());
+        let fence = fences.fence(&trees(&["a/"])).await;
+        assert!(has_moved_on());
+        drop(fence);
+        assert!(has_moved_on());
     }
 
     #[tokio::test]

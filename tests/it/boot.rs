@@ -180,17 +180,42 @@ fn tls_server(bench: &Bench) -> (std::process::Child, String) {
     (child, url)
 }
 
+fn mount_over_tls(bench: &Bench, url: &str, place: &Path, extra: &[&str]) -> Output {
+    let mut command = bench.ossfuse(["mount", BUCKET]);
+    command.arg(place).args(["--endpoint", url, "--region", "cn-hangzhou", "--state-dir"]).arg(bench.path("state"));
+    command.args(["--mount-timeout", "10s"]).args(extra).output().unwrap()
+}
+
+/// A certificate that has run out, and one for another name, both of an authority that is trusted.
+#[test]
+fn expired_and_misnamed_certificates_are_told_apart() {
+    let Some(bench) = Bench::new() else { return };
+    for (name, last_year, wanted) in [("127.0.0.1", 2021, "expired"), ("other.example", 2100, "other.example")] {
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(last_year, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let folder = bench.folder("tls");
+        fs::write(folder.join("tls-cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(folder.join("tls-key.pem"), key.serialize_pem()).unwrap();
+        let (mut server, url) = tls_server(&bench);
+        let authority = folder.join("tls-cert.pem");
+        let extra = ["--ca-file", authority.to_str().unwrap()];
+        let refused = mount_over_tls(&bench, &url, &bench.folder("mnt"), &extra);
+        server.kill().unwrap();
+        server.wait().unwrap();
+        assert_eq!(refused.status.code(), Some(1), "{}", told(&refused));
+        let said = told(&refused);
+        assert!(said.contains("certificate") && said.contains(wanted), "{said}");
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
+
 #[test]
 fn a_bucket_is_mounted_over_tls_and_bad_certificates_are_named() {
     let Some(bench) = Bench::new() else { return };
     let (mut server, url) = tls_server(&bench);
     let place = bench.folder("mnt");
-    let state = bench.path("state").display().to_string();
-    let mount = |extra: &[&str]| {
-        let mut command = bench.ossfuse(["mount", BUCKET]);
-        command.arg(&place).args(["--endpoint", &url, "--region", "cn-hangzhou", "--state-dir", &state]);
-        command.args(["--mount-timeout", "10s"]).args(extra).output().unwrap()
-    };
+    let mount = |extra: &[&str]| mount_over_tls(&bench, &url, &place, extra);
     let foreign = mount(&[]);
     assert_eq!(foreign.status.code(), Some(1), "{}", told(&foreign));
     let said = told(&foreign);

@@ -278,3 +278,27 @@ fn after_a_crash_only_what_is_missing_is_sent() {
     let rest = counts.total() - of_the_mount - counts.number("UploadPart") - counts.number("ListParts");
     assert!(rest <= 3, "{:?}", counts.all());
 }
+
+/// `ls -l` waits for the service a few times, not once a file; and asks about each of them once.
+#[test]
+fn attributes_are_asked_for_side_by_side() {
+    let Some(bench) = Bench::new() else { return };
+    for number in 0..200 {
+        bench.server.put(&format!("d/{number:03}"), format!("{number}").as_bytes());
+    }
+    let mount = bench.mount_quiet(&[]);
+    let counts = cost(&bench, &mount, || {
+        bench.server.hold("HeadObject", 50);
+        std::thread::scope(|scope| {
+            let listed = scope.spawn(|| mount.sh("ls -l d | wc -l"));
+            wait_until("many are under way", || bench.server.held() >= 16);
+            bench.server.clear_faults();
+            assert_eq!(listed.join().unwrap(), "201\n");
+        });
+    });
+    // What has become old while the server was slow is asked for once more.
+    assert!((200..264).contains(&counts.number("HeadObject")), "{:?}", counts.all());
+    // What was told ahead is not believed once this mount has changed something.
+    mount.sh("for i in $(seq 100 119); do stat -c %s d/$i > /dev/null; echo longer than before > d/$((i + 5)); done");
+    assert_eq!(mount.sh("stat -c %s d/105 d/124"), "19\n19\n");
+}

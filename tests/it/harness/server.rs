@@ -136,9 +136,12 @@ impl Server {
 
     /// Waits until a request waits at the gate of [`Self::hold`].
     pub(crate) fn wait_for_held(&self) {
-        wait_until("a request waits at the gate", || {
-            self.json("gates")["gate"]["waiting"].as_u64().is_some_and(|waiting| waiting > 0)
-        });
+        wait_until("a request waits at the gate", || self.held() > 0);
+    }
+
+    /// How many requests wait at the gate of [`Self::hold`].
+    pub(crate) fn held(&self) -> u64 {
+        self.json("gates")["gate"]["waiting"].as_u64().unwrap_or_default()
     }
 
     /// Requests that the fault rules have struck.
