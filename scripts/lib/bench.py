@@ -85,9 +85,9 @@ def programs(arguments):
     rclone = lambda mode: Program(f"rclone-{mode}", lambda prefix, mnt, own: [
         "rclone", "mount", f"dev:{BUCKET}/{prefix}", mnt, "--vfs-cache-mode", mode, "--vfs-write-back", "0s",
         "--cache-dir", f"{own}/cache", "--config", f"{own}/none"], environment)
-    # The same program without write-back is what an older binary has to offer.
+    # The same program without write-back is what an older binary has to offer. It too sends at once here.
     said = subprocess.run([arguments.ossfuse, "mount", "--help"], capture_output=True, text=True, check=True).stdout
-    local = [ossfuse("ossfuse-local", "--close", "local")] if "--close " in said else []
+    local = [ossfuse("ossfuse-local", "--close", "local", "--send-after", "0s")] if "--close " in said else []
     return [ossfuse("ossfuse"), s3fs, *local, rclone("writes"), rclone("full")]
 
 

@@ -1,11 +1,13 @@
 //! Making many small files survive power loss at the price of one.
 //!
 //! Each fsync of a new file costs a commit of the disk's own journal. One thread takes whatever asks at the same time,
-//! and asks the kernel to write the file system out once; where other programs have much to be written there, which
-//! would have to be waited for, the files are synced one by one instead. So they are on any file system that is not
-//! known to do what it is asked: for FUSE and others `syncfs` returns 0 and tells nobody.
+//! and has all of it on its way before it waits for the first: one commit takes the rest along. A crowd is written out
+//! with all of its file system at once, but not on one that is not known to do what it is asked: for FUSE and others
+//! `syncfs` returns 0 and tells nobody.
 
+use std::collections::HashSet;
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -15,8 +17,6 @@ use tokio::sync::oneshot;
 
 use super::SpillError;
 
-/// Bytes of the whole machine that wait to be written, up to which the file system is written out as a whole.
-const DIRTY_MAX: u64 = 128 << 20;
 /// So many files that are synced one by one cost more than anything else could.
 const CROWD: usize = 64;
 
@@ -24,7 +24,7 @@ const CROWD: usize = 64;
 /// XFS, Btrfs, F2FS, bcachefs. (One in memory has nothing to write: one by one costs nothing there.)
 const SYNCED_WHOLE: [u32; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0xca45_1a4e];
 
-/// Files of one request that are open at a time.
+/// Files that are open at a time.
 const SYNCS_AT_ONCE: usize = 64;
 
 /// The thread that does it; started when it is first needed.
@@ -48,7 +48,7 @@ impl Committer {
         if jobs.send(Job { paths, done }).is_err() {
             log::error!("no thread to write to the disk");
         }
-        let gone = || SpillError::io(root)(std::io::Error::other("no thread to write to the disk"));
+        let gone = || SpillError::io(root)(io::Error::other("no thread to write to the disk"));
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 }
@@ -67,37 +67,44 @@ fn work(root: &Path, jobs: &Receiver<Job>) {
     let folder = File::open(root).ok().filter(can_sync_all);
     while let Ok(first) = jobs.recv() {
         let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter()).collect();
-        let files: usize = batch.iter().map(|job| job.paths.len()).sum();
-        let at_once = files > 1 && (files >= CROWD || dirty_bytes().is_some_and(|bytes| bytes <= DIRTY_MAX));
-        let whole = at_once && folder.as_ref().is_some_and(|folder| sync_all(folder).is_ok());
+        let mut known = HashSet::new();
+        let paths = batch.iter().flat_map(|job| job.paths.iter().cloned());
+        let paths: Vec<PathBuf> = paths.filter(|path| known.insert(path.clone())).collect();
+        let whole = paths.len() >= CROWD && folder.as_ref().is_some_and(|folder| sync_all(folder).is_ok());
+        let failed = if whole { Vec::new() } else { sync_each(&paths) };
         for Job { paths, done } in batch {
-            // After a failure of the whole, each is told what is wrong with its own.
-            let result = if whole { Ok(()) } else { sync_each(&paths) };
+            let own = failed.iter().find(|(path, _)| paths.contains(path));
             // Who asked may have gone.
-            drop(done.send(result));
+            drop(done.send(own.map_or(Ok(()), |(path, error)| Err(SpillError::io(path)(again(error))))));
         }
     }
 }
 
-/// All are on their way to the disk before the first is waited for: that one's commit of the disk's own journal takes
-/// the others along.
-fn sync_each(paths: &[PathBuf]) -> Result<(), SpillError> {
+/// The same error once more. The kernel tells it once: a file that failed must not be asked again.
+fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+}
+
+/// All are on their way to the disk before the first is waited for. Returns those that failed.
+fn sync_each(paths: &[PathBuf]) -> Vec<(PathBuf, io::Error)> {
+    let mut failed = Vec::new();
     for some in paths.chunks(SYNCS_AT_ONCE) {
-        let open = |path: &PathBuf| File::open(path).map_err(SpillError::io(path));
-        let files = some.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        files.iter().for_each(begin_to_write);
-        for (file, path) in files.iter().zip(some) {
-            file.sync_all().map_err(SpillError::io(path))?;
+        let files: Vec<_> = some.iter().map(|path| (path, File::open(path))).collect();
+        files.iter().filter_map(|(_, file)| file.as_ref().ok()).for_each(begin_to_write);
+        for (path, file) in files {
+            if let Err(error) = file.and_then(|file| file.sync_all()) {
+                failed.push((path.clone(), error));
+            }
         }
     }
-    Ok(())
+    failed
 }
 
 /// Only a beginning: where it cannot be made (a folder), or fails, the sync that follows does it and tells.
 fn begin_to_write(file: &File) {
     // SAFETY: a plain call on a descriptor that lives through it.
     if unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } != 0 {
-        log::trace!("nothing to begin with: {}", std::io::Error::last_os_error());
+        log::trace!("nothing to begin with: {}", io::Error::last_os_error());
     }
 }
 
@@ -112,21 +119,12 @@ fn can_sync_all(folder: &File) -> bool {
 }
 
 /// Writes out the file system that `folder` is on.
-fn sync_all(folder: &File) -> std::io::Result<()> {
+fn sync_all(folder: &File) -> io::Result<()> {
     // SAFETY: a plain call on a descriptor that lives through it.
     match unsafe { libc::syncfs(folder.as_raw_fd()) } {
         0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
+        _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// Bytes in the kernel's cache that are not on any disk yet.
-fn dirty_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib = |name: &str| -> Option<u64> {
-        text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix(" kB")?.parse().ok()
-    };
-    Some((kib("Dirty:")? + kib("Writeback:")?) * 1024)
 }
 
 #[cfg(test)]
@@ -148,6 +146,5 @@ mod tests {
             let both = committer.commit(temp.path(), vec![file, temp.path().to_owned()]);
             assert!(both.await.is_ok());
         });
-        assert!(dirty_bytes().is_some());
     }
 }

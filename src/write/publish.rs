@@ -234,6 +234,10 @@ impl DirtyFile {
         check_uninterrupted()?;
         {
             let mut state = self.state.lock();
+            if state.closed_locally && state.record.phase == Phase::Closing {
+                // All of that is on the disk already, and nothing was changed since.
+                return Ok(());
+            }
             state.record.was_promised |= state.record.phase == Phase::Synced;
             state.record.phase = Phase::Closing;
             (state.record.size, state.record.pieces) = (Some(state.size), state.notes());
