@@ -11,8 +11,10 @@ use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
 use super::recover::give_up_upload;
 use crate::base::time::{file_stamp, now};
 use crate::base::{ObjectKey, SessionId, crash};
+use crate::journal::UploadRecord;
 use crate::oss::{self, ErrorKind, ObjectMeta};
 use crate::spill::{Found, Lease, Phase, RecordError, SessionDir, SpillError};
+use crate::upload::Transfer;
 use crate::write::{CONFLICT, DirtyFile, IfTaken, Restored, WriteEngine, WriteError};
 
 /// The pause before a service that did not answer is asked again, doubled up to the second.
@@ -285,8 +287,9 @@ async fn replay_one(
     restored: &Restored,
 ) -> Result<(), WriteError> {
     let Some(key) = file.publishable_key() else { return Ok(()) };
+    let upload = engine.upload().journal().upload_of(file.id()).ok().flatten().map(|(upload, _)| upload);
     if file.is_changed() {
-        return left_to_its_writer(file);
+        return leave_to_its_writer(engine, file, upload).await;
     }
     let record = &restored.record;
     let damage = restored.damage()?;
@@ -295,7 +298,7 @@ async fn replay_one(
         if damage.is_some() { (Remote::NotAsked, None) } else { look(engine, &key, file, restored).await? };
     crash::point("replay-looked");
     if file.is_changed() {
-        return left_to_its_writer(file);
+        return leave_to_its_writer(engine, file, upload).await;
     }
     let kind = Record::of(&record.phase, record.key.is_some());
     match decide(&Evidence { record: kind, intact: damage.is_none(), whole, remote, mode }) {
@@ -329,6 +332,24 @@ async fn replay_one(
             Ok(())
         }
     }
+}
+
+/// The same where nothing has been taken up yet of the upload that was begun before: the writer begins another.
+async fn leave_to_its_writer(
+    engine: &WriteEngine,
+    file: &DirtyFile,
+    upload: Option<UploadRecord>,
+) -> Result<(), WriteError> {
+    let before = upload.and_then(|upload| Transfer::resume(engine.upload().clone(), file.id(), &upload, false));
+    if let Some(before) = before.filter(|before| !file.sends_to(before))
+        && let Some(id) = before.id()
+    {
+        before.abort().await;
+        if let Err(error) = engine.upload().journal().forget_upload(file.id(), id.clone()) {
+            log::warn!("{error}");
+        }
+    }
+    left_to_its_writer(file)
 }
 
 /// Somebody writes to it already: what is known of it here holds no more, and its close publishes it.

@@ -249,6 +249,12 @@ impl DirtyFile {
         self.state.lock().changed
     }
 
+    /// Whether its parts go to the upload of `transfer`.
+    pub fn sends_to(&self, transfer: &Transfer) -> bool {
+        let own = self.state.lock().transfer.clone();
+        own.is_some_and(|own| own.id().is_some() && own.id() == transfer.id())
+    }
+
     /// Ends a session whose bytes were found in the bucket, and gives the object the attributes that the file has.
     pub async fn conclude_found(&self, found: &ObjectMeta) -> Result<(), WriteError> {
         let _one = self.publishing.lock().await;
