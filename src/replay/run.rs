@@ -11,7 +11,6 @@ use super::decide::{Decision, Evidence, Mode, Record, Remote, decide};
 use super::recover::give_up_upload;
 use crate::base::time::{file_stamp, now};
 use crate::base::{ObjectKey, SessionId, crash};
-use crate::journal::UploadRecord;
 use crate::oss::{self, ErrorKind, ObjectMeta};
 use crate::spill::{Found, Lease, Phase, RecordError, SessionDir, SpillError};
 use crate::upload::Transfer;
@@ -287,9 +286,10 @@ async fn replay_one(
     restored: &Restored,
 ) -> Result<(), WriteError> {
     let Some(key) = file.publishable_key() else { return Ok(()) };
-    let upload = engine.upload().journal().upload_of(file.id()).ok().flatten().map(|(upload, _)| upload);
+    let before = engine.upload().journal().upload_of(file.id()).ok().flatten();
+    let before = before.and_then(|(known, _)| Transfer::resume(engine.upload().clone(), file.id(), &known, false));
     if file.is_changed() {
-        return leave_to_its_writer(engine, file, upload).await;
+        return leave_to_its_writer(engine, file, before).await;
     }
     let record = &restored.record;
     let damage = restored.damage()?;
@@ -298,7 +298,7 @@ async fn replay_one(
         if damage.is_some() { (Remote::NotAsked, None) } else { look(engine, &key, file, restored).await? };
     crash::point("replay-looked");
     if file.is_changed() {
-        return leave_to_its_writer(engine, file, upload).await;
+        return leave_to_its_writer(engine, file, before).await;
     }
     let kind = Record::of(&record.phase, record.key.is_some());
     match decide(&Evidence { record: kind, intact: damage.is_none(), whole, remote, mode }) {
@@ -338,9 +338,8 @@ async fn replay_one(
 async fn leave_to_its_writer(
     engine: &WriteEngine,
     file: &DirtyFile,
-    upload: Option<UploadRecord>,
+    before: Option<Transfer>,
 ) -> Result<(), WriteError> {
-    let before = upload.and_then(|upload| Transfer::resume(engine.upload().clone(), file.id(), &upload, false));
     if let Some(before) = before.filter(|before| !file.sends_to(before))
         && let Some(id) = before.id()
     {
