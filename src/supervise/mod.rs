@@ -24,6 +24,7 @@ pub use inherit::{Inheritance, inherited, start_supervisor};
 pub use link::{Link, Order, Report};
 pub use slots::{InWork, Slot};
 
+use crate::base::checked;
 use crate::control::{READY_VARIABLE, Ready, bind};
 use crate::fuse::{KernelMount, recovery_is_transparent, unmount};
 use signals::{Signals, unblock_all};
@@ -170,8 +171,8 @@ pub fn take_over(Inheritance { estate, descriptors, worker }: Inheritance) -> io
 fn open_process(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: plain numbers; the descriptor is ours from then on.
     unsafe {
-        let fd = libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0);
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as RawFd)) }
+        let fd = checked(libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0))?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
     }
 }
 
@@ -501,13 +502,12 @@ impl Supervisor {
 fn prepare_child(link: RawFd, tied: bool) -> io::Result<()> {
     unblock_all()?;
     // SAFETY: plain system calls without pointers.
-    let done = unsafe {
+    unsafe {
         if tied {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         }
-        libc::fcntl(link, libc::F_SETFD, 0)
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        checked(libc::fcntl(link, libc::F_SETFD, 0)).map(drop)
+    }
 }
 
 /// Whether a worker has brought its death on itself. SIGKILL and SIGTERM come from outside.

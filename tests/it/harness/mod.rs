@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use ossfuse::base::checked;
 use tempfile::TempDir;
 
 pub(crate) use mount::{Mount, detach, is_alive, is_mounted};
@@ -228,10 +229,7 @@ impl<F: FnMut()> Drop for Finally<F> {
 pub(crate) fn end_with_parent(command: &mut Command) {
     // SAFETY: prctl is a plain system call, allowed between fork and exec.
     unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        });
+        command.pre_exec(|| checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)).map(drop));
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use ossfuse::base::checked;
 use serde_json::json;
 
 use super::{errno, forget_pages, killed_renaming, no_intents, reread};
@@ -15,11 +16,10 @@ use crate::harness::{Bench, wait_until};
 pub(crate) fn exchange(one: &Path, two: &Path) -> std::io::Result<()> {
     let [one, two] = [one, two].map(|path| CString::new(path.as_os_str().as_bytes()).unwrap());
     // SAFETY: terminated strings that live through the call.
-    match unsafe { libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, two.as_ptr(), libc::RENAME_EXCHANGE) }
-    {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
+    checked(unsafe {
+        libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, two.as_ptr(), libc::RENAME_EXCHANGE)
+    })
+    .map(drop)
 }
 
 #[test]
