@@ -109,6 +109,7 @@ pub fn run(estate: Estate, settings: OwnedFd, ready: Ready) -> io::Result<Outcom
     let signals = Signals::watch()?;
     let slots = Slots::create()?;
     let descriptors = Descriptors { settings, slots: slots.descriptor()?, listener: None, kernel: None };
+    let ping = ping_times();
     let supervisor = Supervisor {
         estate,
         descriptors,
@@ -118,8 +119,8 @@ pub fn run(estate: Estate, settings: OwnedFd, ready: Ready) -> io::Result<Outcom
         was_up: false,
         early_deaths: 0,
         due: Some(Instant::now()),
-        next_ping: Instant::now() + ping_times().0,
-        ping: ping_times(),
+        next_ping: Instant::now() + ping.0,
+        ping,
         stops: 0,
         epitaph: None,
         ending: false,
@@ -146,7 +147,7 @@ pub fn take_over(Inheritance { estate, descriptors, worker }: Inheritance) -> io
         }
         None => None,
     };
-    let now = Instant::now();
+    let (now, ping) = (Instant::now(), ping_times());
     let supervisor = Supervisor {
         estate,
         descriptors,
@@ -156,8 +157,8 @@ pub fn take_over(Inheritance { estate, descriptors, worker }: Inheritance) -> io
         worker,
         was_up: true,
         early_deaths: 0,
-        next_ping: now + ping_times().0,
-        ping: ping_times(),
+        next_ping: now + ping.0,
+        ping,
         stops: 0,
         epitaph: None,
         ending: false,
