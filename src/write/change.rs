@@ -190,17 +190,6 @@ impl DirtyFile {
         (state.record.headers.clone(), state.record.times)
     }
 
-    /// Spill files of it that are held open; none where it is being looked at elsewhere.
-    pub(super) fn open_pieces(&self) -> usize {
-        self.state.try_lock().map_or(0, |state| state.open_pieces())
-    }
-
-    pub(super) fn close_idle_pieces(&self) {
-        if let Some(mut state) = self.state.try_lock() {
-            state.close_idle_pieces();
-        }
-    }
-
     /// When its bytes or attributes last changed.
     pub fn ctime(&self) -> SystemTime {
         self.state.lock().last_change
