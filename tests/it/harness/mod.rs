@@ -181,14 +181,18 @@ impl Drop for Bench {
 /// Gives the calling thread, and the processes that it starts, mounts of their own, and a `/run` of their own for
 /// the sockets. Others than root have the sockets of their `XDG_RUNTIME_DIR`, and no namespace.
 fn enter_private_namespace() {
-    // SAFETY: reads this process's id.
-    if unsafe { libc::geteuid() } != 0 {
+    if !is_root() {
         return;
     }
     // SAFETY: touches this thread's view of the file system alone.
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) }, "unshare");
     mount_fs(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE);
     mount_fs(c"none", c"/run", c"tmpfs", 0);
+}
+
+pub(crate) fn is_root() -> bool {
+    // SAFETY: reads this process's id.
+    unsafe { libc::geteuid() == 0 }
 }
 
 /// Shows mount(8)'s real helpers at `/run/sbin-real`, so that links to them can stand in another `/usr/sbin`. Read-only,
