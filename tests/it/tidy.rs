@@ -334,7 +334,11 @@ fn tests_named_in_documents_exist() {
     let (mut findings, mut seen) = (Vec::new(), 0);
     for document in documents() {
         for named in read(&document).split('`').filter(|word| word.chars().all(is_part)) {
-            let Some((module, test)) = named.rsplit_once("::").filter(|(_, test)| !test.is_empty()) else { continue };
+            let Some((module, test)) =
+                named.rsplit_once("::").filter(|(module, test)| !module.is_empty() && !test.is_empty())
+            else {
+                continue;
+            };
             let place = module.replace("::", "/");
             if root().join("src").join(&place).with_extension("rs").exists() {
                 continue;
