@@ -76,9 +76,7 @@ fn they_survive_a_kill() {
 #[test]
 fn what_is_asked_ahead_is_what_was_answered_before_a_kill() {
     let Some(bench) = Bench::new() else { return };
-    for number in 0..24 {
-        bench.server.put(&format!("d/{number:02}"), b"x");
-    }
+    bench.server.fill(24, |n| (format!("d/{n:02}"), b"x"));
     let first = bench.mount(&[]);
     bench.server.hold("CopyObject", 0);
     first.sh("ls d; chmod 601 d/20");

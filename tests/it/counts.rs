@@ -284,9 +284,7 @@ fn after_a_crash_only_what_is_missing_is_sent() {
 #[test]
 fn a_listing_is_a_request_a_page() {
     let Some(bench) = Bench::new() else { return };
-    for number in 0..1_100 {
-        bench.server.put(&format!("{number:04}"), b"x");
-    }
+    bench.server.fill(1_100, |n| (format!("{n:04}"), b"x"));
     let mount = bench.mount_quiet(&["--list-ttl", "5s", "--attr-ttl", "5s"]);
     let counts = cost(&bench, &mount, || assert_eq!(mount.sh("ls | wc -l"), "1100\n"));
     assert_all(&counts, &[("ListObjectsV2", 2)]);
@@ -301,9 +299,7 @@ fn a_listing_is_a_request_a_page() {
 #[test]
 fn attributes_are_asked_for_side_by_side() {
     let Some(bench) = Bench::new() else { return };
-    for number in 0..200 {
-        bench.server.put(&format!("d/{number:03}"), format!("{number}").as_bytes());
-    }
+    bench.server.fill(200, |n| (format!("d/{n:03}"), n.to_string()));
     let mount = bench.mount_quiet(&[]);
     let counts = cost(&bench, &mount, || {
         bench.server.hold("HeadObject", 50);

@@ -74,9 +74,7 @@ fn an_archived_object_is_refused_and_the_log_says_how_to_restore_it() {
 #[test]
 fn repeated_trouble_is_folded() {
     let Some(bench) = Bench::new() else { return };
-    for n in 0..40 {
-        bench.server.put(&format!("f{n}"), b"content");
-    }
+    bench.server.fill(40, |n| (format!("f{n}"), b"content"));
     let mount = bench.mount(&[]);
     refuse_reads(&bench);
     mount.try_sh("cat f* 2>/dev/null");

@@ -10,9 +10,7 @@ use crate::harness::{BUCKET, Bench, Mount, assert_same, noise, wait_until};
 fn cut_off(operation: &str, skip: u64) {
     let Some(bench) = Bench::new() else { return };
     let content = |n: usize| noise(n as u64, 1000 + n);
-    for n in 0..150 {
-        bench.server.put(&format!("d/{}/{n:03}", n % 3), &content(n));
-    }
+    bench.server.fill(150, |n| (format!("d/{}/{n:03}", n % 3), content(n)));
     let mount = bench.mount(&[]);
     mount.sh("ls -R d > /dev/null");
     let mut unsent = File::create(mount.path("d/1/unsent")).unwrap();
@@ -51,9 +49,7 @@ fn a_move_killed_before_its_deletes_is_finished() {
 #[test]
 fn a_resumed_move_repeats_no_copy() {
     let Some(bench) = Bench::new() else { return };
-    for n in 0..100 {
-        bench.server.put(&format!("d/{n:03}"), b"x");
-    }
+    bench.server.fill(100, |n| (format!("d/{n:03}"), b"x"));
     let mount = bench.mount(&[]);
     mount.sh("ls d > /dev/null");
     killed_renaming(&bench, mount, ["d", "e"], ("DeleteMultipleObjects", 0), |from, to| fs::rename(from, to));

@@ -13,9 +13,7 @@ use crate::harness::{Bench, Finally, KIB, MIB, assert_same, noise, shell, signal
 #[test]
 fn a_directory_of_a_thousand_files_costs_what_is_promised() {
     let Some(bench) = Bench::new() else { return };
-    for n in 0..1000 {
-        bench.server.put(&format!("d/{n:04}"), format!("content {n}").as_bytes());
-    }
+    bench.server.fill(1000, |n| (format!("d/{n:04}"), format!("content {n}")));
     let mount = bench.mount_quiet(&[]);
     assert_eq!(fs::read_dir(mount.path("d")).unwrap().count(), 1000);
     let counts = bench.counting(|| fs::rename(mount.path("d"), mount.path("e")).unwrap());
@@ -141,9 +139,7 @@ fn open_files_move_with_their_directory() {
 #[test]
 fn what_goes_on_in_a_tree_waits_for_its_move() {
     let Some(bench) = Bench::new() else { return };
-    for n in 0..20 {
-        bench.server.put(&format!("d/{n}"), &noise(n, 200 * KIB));
-    }
+    bench.server.fill(20, |n| (format!("d/{n}"), noise(n as u64, 200 * KIB)));
     let mount = bench.mount(&[]);
     mount.sh("ls -l d > /dev/null");
     let mut writer = File::create(mount.path("d/written")).unwrap();
@@ -171,9 +167,7 @@ fn what_goes_on_in_a_tree_waits_for_its_move() {
 #[test]
 fn a_move_that_fails_leaves_both_trees_and_goes_on() {
     let Some(bench) = Bench::new() else { return };
-    for n in 0..40 {
-        bench.server.put(&format!("d/{n:02}"), format!("{n}").as_bytes());
-    }
+    bench.server.fill(40, |n| (format!("d/{n:02}"), n.to_string()));
     let mount = bench.mount(&[]);
     mount.sh("ls d > /dev/null");
     bench
