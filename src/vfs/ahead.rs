@@ -69,8 +69,6 @@ impl Vfs {
             return None;
         }
         self.follow(parent, name);
-        // What an earlier process has answered must be seen: it may have been asked before that was done.
-        self.attributes_replayed_at(key).await.ok()?;
         let mut asked = self.ahead.asked.lock().remove(key)?;
         let told = wait(&mut asked.answer).await.ok()?.ok()?.ok()?;
         let unchanged = asked.moment == self.write.fences().moment();
