@@ -14,6 +14,8 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::checked;
+
 /// How long the kernel may take to greet a new mount, in milliseconds.
 const GREETING_MS: libc::c_int = 10_000;
 /// The kernel reads nothing into a smaller buffer than its largest request; INIT is small.
@@ -75,10 +77,7 @@ impl KernelMount {
         }
         let mut init = vec![0; INIT_BYTES_MAX];
         // SAFETY: the buffer lives through the call and is as long as is said.
-        let size = unsafe { libc::read(self.0.as_raw_fd(), init.as_mut_ptr().cast(), init.len()) };
-        if size < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let size = checked(unsafe { libc::read(self.0.as_raw_fd(), init.as_mut_ptr().cast(), init.len()) })?;
         init.truncate(size as usize);
         Ok(init)
     }
@@ -94,10 +93,7 @@ pub fn unmount(mountpoint: &Path, detach: bool) -> Result<(), MountError> {
         let path = c_string(mountpoint.as_os_str()).map_err(MountError::Umount)?;
         let flags = if detach { libc::MNT_DETACH } else { 0 } | libc::UMOUNT_NOFOLLOW;
         // SAFETY: the path is a C string that lives through the call.
-        if unsafe { libc::umount2(path.as_ptr(), flags) } != 0 {
-            return Err(MountError::Umount(io::Error::last_os_error()));
-        }
-        return Ok(());
+        return checked(unsafe { libc::umount2(path.as_ptr(), flags) }).map(drop).map_err(MountError::Umount);
     }
     let mut command = Command::new("fusermount3");
     command.arg("-u").args(detach.then_some("-z")).arg("--").arg(mountpoint);
@@ -166,9 +162,7 @@ fn mount_by_helper(plan: &MountPlan) -> Result<OwnedFd, MountError> {
     let (ours, theirs) = UnixDatagram::pair().map_err(broken)?;
     // The helper inherits its end; ours stays close-on-exec.
     // SAFETY: F_SETFD on a descriptor that is open.
-    if unsafe { libc::fcntl(theirs.as_raw_fd(), libc::F_SETFD, 0) } != 0 {
-        return Err(broken(io::Error::last_os_error()));
-    }
+    checked(unsafe { libc::fcntl(theirs.as_raw_fd(), libc::F_SETFD, 0) }).map_err(broken)?;
     let access = if plan.allow_other { ",allow_other" } else { "" };
     let mode = if plan.read_only { "ro" } else { "rw" };
     let source = plan.source.replace('\\', "\\\\").replace(',', "\\,");
@@ -202,10 +196,7 @@ fn receive_descriptor(socket: &UnixDatagram) -> io::Result<OwnedFd> {
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control);
     // SAFETY: the message points to buffers that live through the call.
-    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
-    if received < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    checked(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) })?;
     // SAFETY: recvmsg has filled the message in.
     let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     if header.is_null() {

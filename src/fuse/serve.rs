@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use fuser::{Config, InitFlags, Session, SessionACL};
 
 use super::Adapter;
+use crate::base::checked;
 
 /// Threads that decode and dispatch requests.
 const THREADS: usize = 4;
@@ -80,16 +81,11 @@ pub fn serve(
     let session = Session::from_fd(adapter, fusers, SessionACL::All, config)?;
     let mut reply = vec![0; REPLY_BYTES_MAX];
     // SAFETY: the buffer lives through the call and is as long as is said.
-    let size = unsafe { libc::read(ours.as_raw_fd(), reply.as_mut_ptr().cast(), reply.len()) };
-    if size < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let size = checked(unsafe { libc::read(ours.as_raw_fd(), reply.as_mut_ptr().cast(), reply.len()) })?;
     reply.truncate(size as usize);
     // Both descriptors are open, and the session's stays its own: only what it leads to changes.
     // SAFETY: plain numbers.
-    if unsafe { libc::dup3(kernel.as_raw_fd(), place, libc::O_CLOEXEC) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    checked(unsafe { libc::dup3(kernel.as_raw_fd(), place, libc::O_CLOEXEC) })?;
     let gone = match &greeting.reply {
         None => {
             agree(&reply)?;
@@ -131,9 +127,7 @@ fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     // SAFETY: the array has room for the two descriptors, which are ours from then on.
     unsafe {
         let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-        if libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        checked(libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()))?;
         Ok((OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])))
     }
 }

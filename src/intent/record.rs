@@ -64,7 +64,7 @@ impl IntentRecord {
 
     /// Reads what [`Self::encode`] wrote.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        FRAME.open(bytes)
+        FRAME.open(bytes, |_| None)
     }
 }
 

@@ -234,18 +234,12 @@ impl Trees {
                 Change::Part(session, number, record) => {
                     self.parts.insert(part_key(*session, *number), record.encode())?;
                 }
-                Change::Forget(session) => {
-                    clear(&self.parts, *session)?;
-                    self.sessions.remove(session.to_bytes())?;
-                }
+                Change::Forget(session) => self.forget(*session)?,
                 Change::ForgetUpload(session, upload) => {
                     let known = self.sessions.get(session.to_bytes())?;
-                    if known
-                        .and_then(|bytes| UploadRecord::decode(&bytes))
-                        .is_some_and(|known| known.upload_id == *upload)
-                    {
-                        clear(&self.parts, *session)?;
-                        self.sessions.remove(session.to_bytes())?;
+                    let known = known.and_then(|bytes| UploadRecord::decode(&bytes));
+                    if known.is_some_and(|known| known.upload_id == *upload) {
+                        self.forget(*session)?;
                     }
                 }
                 Change::Copied(intent, relative, record) => {
@@ -256,6 +250,12 @@ impl Trees {
             }
         }
         self.db.flush()?;
+        Ok(())
+    }
+
+    fn forget(&self, session: SessionId) -> Result<(), JournalError> {
+        clear(&self.parts, session)?;
+        self.sessions.remove(session.to_bytes())?;
         Ok(())
     }
 }

@@ -179,10 +179,14 @@ impl Error {
             report.code = Some(GARBAGE_CODE.into());
         }
         let reason = || status.canonical_reason().unwrap_or("no message").into();
+        let mut message: String = report.message.unwrap_or_else(reason);
+        if kind == ErrorKind::Archived {
+            message += &format!("; it is archived: restore it first, as by `ossutil restore oss://BUCKET/{subject}`");
+        }
         Self {
             status: status.as_u16(),
             code: report.code,
-            message: report.message.unwrap_or_else(reason),
+            message,
             request_id: report.request_id.or_else(|| header(headers, REQUEST_ID)).map(Into::into),
             endpoint: report.endpoint.map(Into::into),
             ..Self::local(operation, subject, kind, outcome_of(kind, status), "")

@@ -16,6 +16,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
 use super::SpillError;
+use crate::base::checked;
 
 /// So many files that are synced one by one cost more than anything else could.
 const CROWD: usize = 64;
@@ -103,8 +104,9 @@ fn sync_each(paths: &[PathBuf]) -> Vec<(PathBuf, io::Error)> {
 /// Only a beginning: where it cannot be made (a folder), or fails, the sync that follows does it and tells.
 fn begin_to_write(file: &File) {
     // SAFETY: a plain call on a descriptor that lives through it.
-    if unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } != 0 {
-        log::trace!("nothing to begin with: {}", io::Error::last_os_error());
+    let begun = checked(unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) });
+    if let Err(error) = begun {
+        log::trace!("nothing to begin with: {error}");
     }
 }
 
@@ -121,10 +123,7 @@ fn can_sync_all(folder: &File) -> bool {
 /// Writes out the file system that `folder` is on.
 fn sync_all(folder: &File) -> io::Result<()> {
     // SAFETY: a plain call on a descriptor that lives through it.
-    match unsafe { libc::syncfs(folder.as_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    checked(unsafe { libc::syncfs(folder.as_raw_fd()) }).map(drop)
 }
 
 #[cfg(test)]

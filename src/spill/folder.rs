@@ -18,7 +18,7 @@ use super::reserve::Reserve;
 use super::session::SESSION_FILE;
 use super::spare::Spares;
 use super::{RecordError, SessionDir, SessionRecord, SpillError};
-use crate::base::{SessionId, crash};
+use crate::base::{SessionId, checked, crash};
 
 /// The places in a state folder.
 #[derive(Debug, Clone)]
@@ -326,10 +326,8 @@ pub fn free_bytes(folder: &Path) -> io::Result<u64> {
     // SAFETY: all zeros is a valid value of this plain structure.
     let mut out: libc::statvfs = unsafe { std::mem::zeroed() };
     // SAFETY: a terminated string and a place for the result, both alive during the call.
-    match unsafe { libc::statvfs(path.as_ptr(), &raw mut out) } {
-        0 => Ok(out.f_bavail.saturating_mul(out.f_frsize)),
-        _ => Err(io::Error::last_os_error()),
-    }
+    checked(unsafe { libc::statvfs(path.as_ptr(), &raw mut out) })?;
+    Ok(out.f_bavail.saturating_mul(out.f_frsize))
 }
 
 /// Bytes in the files of all sessions, as far as they can be read.

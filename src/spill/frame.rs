@@ -33,8 +33,13 @@ impl Frame {
         out
     }
 
-    /// Reads what [`Self::seal`] wrote.
-    pub(crate) fn open<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, RecordError> {
+    /// Reads what [`Self::seal`] wrote; `later` is what a payload of this older version lacks at its end, `None` where
+    /// it is not known.
+    pub(crate) fn open<T: DeserializeOwned>(
+        self,
+        bytes: &[u8],
+        later: impl FnOnce(u8) -> Option<&'static [u8]>,
+    ) -> Result<T, RecordError> {
         if bytes.len() < HEAD + 8 || &bytes[..4] != self.magic {
             return Err(RecordError::Damaged);
         }
@@ -47,9 +52,9 @@ impl Frame {
         if body.len() - HEAD != len as usize || crc64::checksum(body) != sum {
             return Err(RecordError::Damaged);
         }
+        let later = if bytes[4] == self.version { Some(&[][..]) } else { later(bytes[4]) };
+        let payload = [&body[HEAD..], later.ok_or(RecordError::Damaged)?].concat();
         let config = bincode::config::standard().with_limit::<{ 1 << 28 }>();
-        bincode::serde::decode_from_slice(&body[HEAD..], config)
-            .map(|(record, _)| record)
-            .map_err(|_| RecordError::Damaged)
+        bincode::serde::decode_from_slice(&payload, config).map(|(record, _)| record).map_err(|_| RecordError::Damaged)
     }
 }

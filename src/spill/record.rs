@@ -17,6 +17,8 @@ pub const VERSION: u8 = 2;
 /// Objects of zeros of one session at most, each a multiple of the one before.
 const ZERO_LEVELS: u32 = 3;
 const FRAME: Frame = Frame { magic: b"OSFS", version: VERSION };
+/// The fields that came with version 2 (`was_promised`, `over`, `if_taken`), as they are where nothing is known of them.
+const AFTER_VERSION_1: &[u8] = &[0, 0, 0];
 
 /// The object that a session edits; absent where the file is written anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,8 +139,6 @@ pub struct SessionRecord {
     /// A writer has it open for appending: published even when that writer is killed.
     pub append: bool,
     pub phase: Phase,
-    /// A call that returned has promised already that the file is published, whatever becomes of the close under way.
-    pub was_promised: bool,
     /// Set from closing on: the size of the file, and what its spill files must look like.
     pub size: Option<u64>,
     pub pieces: Vec<PieceNote>,
@@ -155,6 +155,8 @@ pub struct SessionRecord {
     pub checkpoints: u32,
     /// Objects of zeros may stand, to be copied from, at keys that begin with this one: see [`Self::zero_keys`].
     pub zeros: Option<ObjectKey>,
+    /// A call that returned has promised already that the file is published, whatever becomes of the close under way.
+    pub was_promised: bool,
     /// The session, unsent as well, whose name it was given: should that one still stand, it is over.
     pub over: Option<SessionId>,
     /// Nothing is known to stand at its name, and nothing may be replaced there unseen.
@@ -178,7 +180,7 @@ impl SessionRecord {
 
     /// Reads what [`Self::encode`] wrote.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        let record: Self = FRAME.open(bytes)?;
+        let record: Self = FRAME.open(bytes, |version| (version == 1).then_some(AFTER_VERSION_1))?;
         if record.piece_size == 0 { Err(RecordError::Damaged) } else { Ok(record) }
     }
 
@@ -270,6 +272,7 @@ impl SessionRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::crc64;
     use proptest::prelude::*;
 
     fn sample() -> SessionRecord {
@@ -313,6 +316,23 @@ mod tests {
     fn a_record_survives_its_bytes() {
         let record = sample();
         assert_eq!(SessionRecord::decode(&record.encode()), Ok(record));
+    }
+
+    /// The bytes of a file as a program wrote it that knew version 1.
+    #[test]
+    fn a_file_of_version_1_is_read() {
+        let record = SessionRecord { was_promised: false, over: None, if_taken: None, ..sample() };
+        let mut bytes = record.encode();
+        let len = bytes.len() - 8 - 12 - AFTER_VERSION_1.len();
+        bytes.truncate(12 + len);
+        bytes[4] = 1;
+        bytes[8..12].copy_from_slice(&(len as u32).to_le_bytes());
+        bytes.extend(crc64::checksum(&bytes).to_le_bytes());
+        assert_eq!(SessionRecord::decode(&bytes), Ok(record));
+        bytes.truncate(12 + len);
+        bytes[4] = 0;
+        bytes.extend(crc64::checksum(&bytes).to_le_bytes());
+        assert_eq!(SessionRecord::decode(&bytes), Err(RecordError::Damaged), "there was no such version");
     }
 
     #[test]

@@ -164,18 +164,12 @@ impl SessionDir {
     /// Opens a spill file for reading and writing; creates it, empty, with `create`.
     pub fn open_piece(&self, index: u64, create: bool) -> Result<File, SpillError> {
         let path = self.piece_path(index);
-        let open =
-            |create| OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(0o600).open(&path);
-        let opened = match create && self.spare.load(Ordering::Acquire) {
-            true => open(false).or_else(|error| {
-                if error.kind() == io::ErrorKind::NotFound && self.spare.swap(false, Ordering::AcqRel) {
-                    self.use_spare(&path);
-                }
-                open(true)
-            }),
-            false => open(create),
-        };
-        opened.map_err(SpillError::io(&path))
+        if create && self.spare.load(Ordering::Acquire) && !path.exists() && self.spare.swap(false, Ordering::AcqRel) {
+            self.use_spare(&path);
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(create).truncate(false).mode(0o600);
+        options.open(&path).map_err(SpillError::io(&path))
     }
 
     /// Gives the empty spill file a name, unless somebody was first to make one of that name.
@@ -244,7 +238,7 @@ impl SessionDir {
 
     /// Ends the session: from here on it does not exist. The bytes are deleted at leisure.
     pub fn discard(&self) -> Result<(), SpillError> {
-        self.shared.move_to_trash(&self.path, self.id, self.durable.load(Ordering::Relaxed))
+        self.shared.move_to_trash(&self.path, self.id, self.is_durable())
     }
 
     /// Sets the folder aside under `quarantine/`, for people to look at.

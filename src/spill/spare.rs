@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 
 use super::session::{SESSION_FILE, SESSION_NEXT, is_piece};
+use crate::base::checked;
 
 /// The empty spill file of a spare folder.
 pub(super) const SPARE_PIECE: &str = "spare";
@@ -93,10 +94,7 @@ fn open_alone(path: &Path) -> io::Result<Option<File>> {
 pub(super) fn rename_with(from: &Path, to: &Path, flags: libc::c_uint) -> io::Result<()> {
     let (from, to) = (CString::new(from.as_os_str().as_bytes())?, CString::new(to.as_os_str().as_bytes())?);
     // SAFETY: terminated strings that live through the call.
-    match unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), flags) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    checked(unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), flags) }).map(drop)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::WORKER_VARIABLE;
 use super::estate::{Descriptors, Estate, memory_file, read_memory_file};
 use super::link::Link;
+use crate::base::checked;
 use crate::control::READY_VARIABLE;
 
 /// Tells a process that it is a supervisor that takes over, and the file that says of what.
@@ -68,10 +69,8 @@ fn read(fd: RawFd) -> io::Result<Inheritance> {
 fn own(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: whoever executed this program made the descriptor for it alone.
     unsafe {
-        match libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) {
-            0 => Ok(OwnedFd::from_raw_fd(fd)),
-            _ => Err(io::Error::last_os_error()),
-        }
+        checked(libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC))?;
+        Ok(OwnedFd::from_raw_fd(fd))
     }
 }
 
@@ -95,12 +94,8 @@ fn command(
     command.env(VARIABLE, file.as_raw_fd().to_string()).env_remove(READY_VARIABLE).env_remove(WORKER_VARIABLE);
     // SAFETY: the closure makes system calls only, which is all that may be done between fork and exec.
     unsafe {
-        command.pre_exec(move || {
-            through.iter().try_for_each(|fd| match libc::fcntl(*fd, libc::F_SETFD, 0) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            })
-        });
+        command
+            .pre_exec(move || through.iter().try_for_each(|fd| checked(libc::fcntl(*fd, libc::F_SETFD, 0)).map(drop)));
     }
     Ok((command, file))
 }

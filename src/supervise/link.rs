@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::estate::Estate;
+use crate::base::checked;
 
 /// Most bytes of a message: the kernel's INIT and its reply are small.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -84,9 +85,7 @@ impl Link {
         // SAFETY: the array has room for the two descriptors, which are ours from then on.
         unsafe {
             let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-            if libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) != 0 {
-                return Err(io::Error::last_os_error());
-            }
+            checked(libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()))?;
             Ok((Self(OwnedFd::from_raw_fd(ends[0])), Self(OwnedFd::from_raw_fd(ends[1]))))
         }
     }
@@ -126,8 +125,7 @@ impl Link {
             }
         }
         // SAFETY: the message points to buffers that live through the call.
-        let sent = unsafe { libc::sendmsg(self.0.as_raw_fd(), &raw const head, libc::MSG_NOSIGNAL) };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        checked(unsafe { libc::sendmsg(self.0.as_raw_fd(), &raw const head, libc::MSG_NOSIGNAL) }).map(drop)
     }
 
     /// Waits for a message; `None` once the other end is gone.

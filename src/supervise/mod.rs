@@ -24,6 +24,7 @@ pub use inherit::{Inheritance, inherited, start_supervisor};
 pub use link::{Link, Order, Report};
 pub use slots::{InWork, Slot};
 
+use crate::base::checked;
 use crate::control::{READY_VARIABLE, Ready, bind};
 use crate::fuse::{KernelMount, recovery_is_transparent, unmount};
 use signals::{Signals, unblock_all};
@@ -108,6 +109,7 @@ pub fn run(estate: Estate, settings: OwnedFd, ready: Ready) -> io::Result<Outcom
     let signals = Signals::watch()?;
     let slots = Slots::create()?;
     let descriptors = Descriptors { settings, slots: slots.descriptor()?, listener: None, kernel: None };
+    let ping = ping_times();
     let supervisor = Supervisor {
         estate,
         descriptors,
@@ -117,8 +119,8 @@ pub fn run(estate: Estate, settings: OwnedFd, ready: Ready) -> io::Result<Outcom
         was_up: false,
         early_deaths: 0,
         due: Some(Instant::now()),
-        next_ping: Instant::now() + ping_times().0,
-        ping: ping_times(),
+        next_ping: Instant::now() + ping.0,
+        ping,
         stops: 0,
         epitaph: None,
         ending: false,
@@ -145,7 +147,7 @@ pub fn take_over(Inheritance { estate, descriptors, worker }: Inheritance) -> io
         }
         None => None,
     };
-    let now = Instant::now();
+    let (now, ping) = (Instant::now(), ping_times());
     let supervisor = Supervisor {
         estate,
         descriptors,
@@ -155,8 +157,8 @@ pub fn take_over(Inheritance { estate, descriptors, worker }: Inheritance) -> io
         worker,
         was_up: true,
         early_deaths: 0,
-        next_ping: now + ping_times().0,
-        ping: ping_times(),
+        next_ping: now + ping.0,
+        ping,
         stops: 0,
         epitaph: None,
         ending: false,
@@ -170,8 +172,8 @@ pub fn take_over(Inheritance { estate, descriptors, worker }: Inheritance) -> io
 fn open_process(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: plain numbers; the descriptor is ours from then on.
     unsafe {
-        let fd = libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0);
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as RawFd)) }
+        let fd = checked(libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0))?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
     }
 }
 
@@ -501,13 +503,12 @@ impl Supervisor {
 fn prepare_child(link: RawFd, tied: bool) -> io::Result<()> {
     unblock_all()?;
     // SAFETY: plain system calls without pointers.
-    let done = unsafe {
+    unsafe {
         if tied {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         }
-        libc::fcntl(link, libc::F_SETFD, 0)
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        checked(libc::fcntl(link, libc::F_SETFD, 0)).map(drop)
+    }
 }
 
 /// Whether a worker has brought its death on itself. SIGKILL and SIGTERM come from outside.

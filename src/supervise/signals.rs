@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use crate::base::checked;
+
 /// The signals that are waited for; all others do what they do.
 const WATCHED: [libc::c_int; 4] = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
@@ -17,13 +19,8 @@ impl Signals {
         let set = set_of(&WATCHED);
         // SAFETY: the set lives through the calls; the descriptor is ours from then on.
         unsafe {
-            if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
+            checked(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
+            let fd = checked(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
             Ok(Self(OwnedFd::from_raw_fd(fd).into()))
         }
     }
@@ -51,10 +48,7 @@ impl AsRawFd for Signals {
 pub(super) fn unblock_all() -> io::Result<()> {
     let set = set_of(&[]);
     // SAFETY: the set lives through the call.
-    match unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    checked(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) }).map(drop)
 }
 
 fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {

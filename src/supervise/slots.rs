@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::estate::memory_file;
+use crate::base::checked;
 
 /// Requests that are kept in sight; further ones are not suspected of anything. With the culprit, two pages.
 const SLOTS: usize = 1023;
@@ -171,14 +172,13 @@ fn watch_signal(signal: libc::c_int) -> io::Result<()> {
     let handler: extern "C" fn(libc::c_int) = tell_culprit;
     // SAFETY: an all-zero sigaction is a valid empty one; the handler may be run at any point, and runs on the stack
     // for signals, which every thread of the standard library has, so that an overflow of the other is told as well.
-    let done = unsafe {
+    unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as usize;
         action.sa_flags = libc::SA_ONSTACK | libc::SA_RESETHAND;
         libc::sigemptyset(&raw mut action.sa_mask);
-        libc::sigaction(signal, &raw const action, ptr::null_mut())
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        checked(libc::sigaction(signal, &raw const action, ptr::null_mut())).map(drop)
+    }
 }
 
 extern "C" fn tell_culprit(signal: libc::c_int) {

@@ -121,7 +121,7 @@ impl Plan {
     fn classes(self) -> impl Iterator<Item = Class> {
         let numbers = u64::from(PARTS_MAX).saturating_sub(self.base_pieces);
         let widest = PART_BYTES_MAX / self.piece;
-        // Past halves, parts are as large as ever.
+        // Past halves, parts are as large as ever; past as many whole ones, which cannot be told from them, twice that.
         let pieces = if self.base_pieces >= 2 * HALVED.0 { 2 } else { 1 };
         let mut first = self.base_pieces + 1;
         GROWTH.into_iter().map(move |(tenths, width)| {

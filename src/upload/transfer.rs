@@ -362,20 +362,22 @@ impl Transfer {
         Err(oss::Error::local(operation, self.key.as_str(), ErrorKind::NoSuchUpload, outcome, why))
     }
 
-    /// Gives the upload up, now or as soon as it has begun. A failure is logged: the parts stay in the bucket.
-    pub async fn abort(&self) {
+    /// Gives the upload up, now or as soon as it has begun; whether nothing is left of it. A failure is logged: the
+    /// parts stay in the bucket.
+    pub async fn abort(&self) -> bool {
         self.given_up.store(true, Ordering::SeqCst);
-        if let Some(id) = self.id.get().filter(|_| !self.completed.load(Ordering::SeqCst)) {
-            self.abort_upload(id).await;
+        match self.id.get().filter(|_| !self.completed.load(Ordering::SeqCst)) {
+            Some(id) => self.abort_upload(id).await,
+            None => true,
         }
     }
 
-    async fn abort_upload(&self, id: &UploadId) {
-        if let Err(error) = self.engine.client.abort_upload(&self.key, id).await
-            && error.kind != ErrorKind::NoSuchUpload
-        {
+    async fn abort_upload(&self, id: &UploadId) -> bool {
+        let aborted = self.engine.client.abort_upload(&self.key, id).await;
+        if let Err(error) = &aborted {
             log::warn!("{error}; the parts of upload {id:?} stay in the bucket until it is aborted");
         }
+        aborted.is_ok()
     }
 }
 

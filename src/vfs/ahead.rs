@@ -39,7 +39,7 @@ pub(super) struct Ahead {
 }
 
 /// Look-ups in a directory, in the order of its listing.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Row {
     last: String,
     len: usize,
@@ -68,9 +68,7 @@ impl Vfs {
         if self.options.attr_ttl < YOUNG {
             return None;
         }
-        for (key, asked) in self.follow(parent, name) {
-            self.ahead.asked.lock().insert(key, asked);
-        }
+        self.follow(parent, name);
         let mut asked = self.ahead.asked.lock().remove(key)?;
         let told = wait(&mut asked.answer).await.ok()?.ok()?.ok()?;
         let unchanged = asked.moment == self.write.fences().moment();
@@ -78,24 +76,24 @@ impl Vfs {
     }
 
     /// Notes a look-up, and asks for what will be wanted next.
-    fn follow(&self, parent: u64, name: &str) -> Vec<(ObjectKey, Asked)> {
+    fn follow(&self, parent: u64, name: &str) {
         let next = {
             let tree = self.tree.lock();
             let mut rows = self.ahead.rows.lock();
             if rows.len() >= DIRS_MAX && !rows.contains_key(&parent) {
                 rows.clear();
             }
-            let Some(listing) = tree.fresh_listing(parent, self.options.list_ttl) else { return Vec::new() };
+            let Some(listing) = tree.fresh_listing(parent, self.options.list_ttl) else { return };
             let wanted = |after: &str| {
                 let after = listing.entries.range((Excluded(after.to_owned()), Unbounded)).take(LOOKED_AT);
                 after.filter(|(name, listed)| self.is_unknown(&tree, parent, name, listed))
             };
-            let row = rows.entry(parent).or_insert_with(|| Row { last: String::new(), len: 0, until: String::new() });
+            let row = rows.entry(parent).or_default();
             let goes_on = wanted(&row.last).next().is_some_and(|(next, _)| next == name);
             (row.len, row.last) = (if goes_on { row.len + 1 } else { 0 }, name.to_owned());
             if row.len < ROW_MIN {
                 row.until = name.to_owned();
-                return Vec::new();
+                return;
             }
             let upto = wanted(name).take(row.len.min(AHEAD_MAX)).map(|(next, _)| next);
             let next: Vec<String> = upto.filter(|next| **next > row.until).cloned().collect();
@@ -104,9 +102,11 @@ impl Vfs {
             }
             next
         };
-        self.ahead.asked.lock().retain(|_, asked| asked.at.elapsed() < YOUNG);
         let moment = self.write.fences().moment();
-        next.iter().filter_map(|name| self.ask_ahead(parent, name, moment)).collect()
+        let next: Vec<_> = next.iter().filter_map(|name| self.ask_ahead(parent, name, moment)).collect();
+        let mut asked = self.ahead.asked.lock();
+        asked.retain(|_, asked| asked.at.elapsed() < YOUNG);
+        asked.extend(next);
     }
 
     fn ask_ahead(&self, parent: u64, name: &str, moment: u64) -> Option<(ObjectKey, Asked)> {

@@ -321,8 +321,7 @@ impl Vfs {
     /// Does what closing a file promises: the object equals it, or, with `--close local`, its bytes are safe here.
     async fn close(&self, call: Call, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
         if !self.options.close_local {
-            let published = dirty.publish().await;
-            return self.published(Some(call), dirty, published).await;
+            return self.publish_for(Some(call), dirty).await;
         }
         match dirty.close_locally().await {
             Err(WriteError::Retired) => Ok(()),
@@ -332,8 +331,12 @@ impl Vfs {
 
     /// Publishes a file now. What fails goes on in the background, and is the caller's error all the same.
     pub(super) async fn publish(&self, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
+        self.publish_for(None, dirty).await
+    }
+
+    async fn publish_for(&self, call: Option<Call>, dirty: &Arc<DirtyFile>) -> Result<(), FsError> {
         let published = dirty.publish().await;
-        self.published(None, dirty, published).await
+        self.published(call, dirty, published).await
     }
 
     /// What a publication comes to for whoever asked for it: the request `call`, if that must know when it comes again.
@@ -376,8 +379,7 @@ impl Vfs {
         let handle = self.handles.file(fh)?;
         let Some(dirty) = handle.file.dirty() else { return self.check_kept(call) };
         if self.options.fsync_remote && !handle.file.state.lock().unlinked {
-            let published = dirty.publish().await;
-            return self.published(Some(call), &dirty, published).await;
+            return self.publish_for(Some(call), &dirty).await;
         }
         let synced = self.runtime.spawn_blocking(move || dirty.fsync()).await;
         match synced {

@@ -95,24 +95,29 @@ impl DirtyFile {
 
     /// Writes the session file again, where there is one already. The caller holds `structure`.
     pub(super) fn rewrite_record(&self) -> Result<(), WriteError> {
-        let (dir, record) = {
-            let state = self.state.lock();
-            (state.dir.clone(), state.record.clone())
-        };
-        match dir {
-            Some(dir) => Ok(dir.write_record(&record, false)?),
-            None => Ok(()),
-        }
+        self.rewrite(|dir, record| dir.write_record(record, false))
     }
 
-    /// The same, for what must be on disk before spill files are touched. The caller holds `structure`.
+    /// The same, for what must be on disk before spill files are touched.
     fn rewrite_record_first(&self) -> Result<(), WriteError> {
+        self.rewrite(SessionDir::write_record_first)
+    }
+
+    /// The same: where the bytes were promised to survive power loss, so is what it says of name and attributes.
+    fn rewrite_promise(&self) -> Result<(), WriteError> {
+        self.rewrite(|dir, record| dir.write_record(record, record.phase.is_promised()))
+    }
+
+    fn rewrite(
+        &self,
+        write: impl FnOnce(&SessionDir, &SessionRecord) -> Result<(), SpillError>,
+    ) -> Result<(), WriteError> {
         let (dir, record) = {
             let state = self.state.lock();
             (state.dir.clone(), state.record.clone())
         };
         match dir {
-            Some(dir) => Ok(dir.write_record_first(&record)?),
+            Some(dir) => Ok(write(&dir, &record)?),
             None => Ok(()),
         }
     }
@@ -183,17 +188,6 @@ impl DirtyFile {
     pub fn attributes(&self) -> (HeaderRecord, Times) {
         let state = self.state.lock();
         (state.record.headers.clone(), state.record.times)
-    }
-
-    /// Spill files of it that are held open; none where it is being looked at elsewhere.
-    pub(super) fn open_pieces(&self) -> usize {
-        self.state.try_lock().map_or(0, |state| state.open_pieces())
-    }
-
-    pub(super) fn close_idle_pieces(&self) {
-        if let Some(mut state) = self.state.try_lock() {
-            state.close_idle_pieces();
-        }
     }
 
     /// When its bytes or attributes last changed.
@@ -361,19 +355,6 @@ impl DirtyFile {
         self.give_up(transfer);
         self.changed.notify_waiters();
         self.rewrite_promise()
-    }
-
-    /// Writes the session file again: where the bytes were promised to survive power loss, so is what it says of name
-    /// and attributes. The caller holds `structure`.
-    fn rewrite_promise(&self) -> Result<(), WriteError> {
-        let (dir, record) = {
-            let state = self.state.lock();
-            (state.dir.clone(), state.record.clone())
-        };
-        match dir {
-            Some(dir) => Ok(dir.write_record(&record, record.phase.is_promised())?),
-            None => Ok(()),
-        }
     }
 
     /// Ends the session without publishing it; its bytes are gone. `Some` where it had been published already.

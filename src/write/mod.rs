@@ -9,6 +9,7 @@
 
 mod background;
 mod change;
+mod descriptors;
 mod fence;
 mod fetch;
 mod file;
@@ -26,7 +27,7 @@ mod status;
 mod zeros;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -103,14 +104,6 @@ impl From<SpillError> for WriteError {
 #[derive(Debug, Clone)]
 pub struct WriteEngine(Arc<Engine>);
 
-/// Descriptors that this process may have.
-fn descriptors() -> usize {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the struct lives through the call.
-    let told = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
-    if told { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { usize::MAX }
-}
-
 #[derive(Debug)]
 struct Engine {
     upload: UploadEngine,
@@ -159,23 +152,6 @@ impl WriteEngine {
             queue,
             opened,
         }))
-    }
-
-    /// To be called before a spill file is opened, with no state of a file locked. Spill files are held open for the
-    /// next write; those of many files together must leave descriptors for connections, session files and whatever
-    /// else it takes to send them: where they are about to be half of all, the idle ones are closed.
-    pub(super) fn spare_descriptors(&self) {
-        let most = descriptors() / 2;
-        let opened = self.0.opened.fetch_add(1, Ordering::Relaxed);
-        // Counting looks at every file: not each time.
-        if !opened.is_multiple_of((most / 4).max(1)) {
-            return;
-        }
-        let live = self.live();
-        let held: usize = live.iter().map(|file| file.open_pieces()).sum();
-        if held > most {
-            live.iter().for_each(|file| file.close_idle_pieces());
-        }
     }
 
     /// Sets who is told of publications; the first one stays.

@@ -304,9 +304,11 @@ impl State {
         let note = |(index, piece): (&u64, &Piece)| {
             let run = piece.running.as_ref().filter(|run| run.upto == piece.len).map(|run| run.crc.value());
             // What was noted holds until the file is opened again.
-            let noted = |note: &&PieceNote| note.index == *index && note.len == piece.len;
-            let crc64 = run.or_else(|| self.sent_sum(*index, piece.len));
-            let crc64 = crc64.or_else(|| self.record.pieces.iter().find(noted)?.crc64);
+            let noted = || {
+                let at = self.record.pieces.binary_search_by_key(index, |note| note.index).ok()?;
+                self.record.pieces.get(at).filter(|note| note.len == piece.len)?.crc64
+            };
+            let crc64 = run.or_else(|| self.sent_sum(*index, piece.len)).or_else(noted);
             PieceNote { index: *index, len: piece.len, crc64 }
         };
         self.pieces.iter().map(note).collect()

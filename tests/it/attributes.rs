@@ -3,10 +3,11 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::thread;
 
 use serde_json::json;
 
-use super::harness::{Bench, told, wait_until};
+use super::harness::{Bench, Finally, told, wait_until};
 
 /// A value of an object's user metadata.
 fn meta(bench: &Bench, key: &str, name: &str) -> Option<String> {
@@ -69,6 +70,30 @@ fn they_survive_a_kill() {
     assert_eq!((mode(&bench, "f"), meta(&bench, "f", "mtime").as_deref()), (Some(0o601), Some("1000000000")));
     assert_eq!(second.sh("stat -c '%a %Y' f"), "601 1000000000\n");
     assert_eq!(fs::read_dir(bench.state().join("intents")).unwrap().count(), 0);
+}
+
+/// The attributes of files that are looked at in their order are asked for ahead: that must not show what was before.
+#[test]
+fn what_is_asked_ahead_is_what_was_answered_before_a_kill() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.fill(24, |n| (format!("d/{n:02}"), b"x"));
+    let first = bench.mount(&[]);
+    bench.server.hold("CopyObject", 0);
+    first.sh("ls d; chmod 601 d/20");
+    first.kill();
+    bench.server.let_the_dead_go();
+    bench.server.hold("CopyObject", 0);
+    let second = bench.mount(&[]);
+    bench.server.wait_for_held();
+    let looks = || fs::read_to_string(bench.path("looks")).unwrap_or_default();
+    thread::scope(|scope| {
+        let _free = Finally(|| bench.server.clear_faults());
+        scope.spawn(|| second.sh("for file in d/*; do stat -c '%n %a' $file >> ../looks; done"));
+        wait_until("all before it were looked at", || looks().contains("d/19"));
+        // While these are looked at it would be too, if it could.
+        second.sh("stat d/21; stat d/22; stat d/23");
+    });
+    assert!(looks().contains("d/20 601\n"), "{}", looks());
 }
 
 /// The copy onto itself was done, and nobody heard: its repetition is refused, as the ETag is another one by now.

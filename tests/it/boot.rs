@@ -4,12 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use super::harness::{BUCKET, Bench, is_mounted, sh, show_real_helpers, told, wait_until};
-
-fn is_root() -> bool {
-    // SAFETY: reads this process's id.
-    unsafe { libc::geteuid() == 0 }
-}
+use super::harness::{BUCKET, Bench, is_mounted, is_root, sh, show_real_helpers, told, wait_until};
 
 /// Has mount(8) find our helpers: in the mounts of this test alone, `/usr/sbin` has them too.
 fn install_helpers(bench: &Bench) {

@@ -279,13 +279,27 @@ fn after_a_crash_only_what_is_missing_is_sent() {
     assert!(rest <= 3, "{:?}", counts.all());
 }
 
+/// Contract: 10 LIST for 10,000 entries; with all their attributes again, once the listing is old and nothing has
+/// changed, the same.
+#[test]
+fn a_listing_is_a_request_a_page() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.fill(1_100, |n| (format!("{n:04}"), b"x"));
+    let mount = bench.mount_quiet(&["--list-ttl", "5s", "--attr-ttl", "5s"]);
+    let counts = cost(&bench, &mount, || assert_eq!(mount.sh("ls | wc -l"), "1100\n"));
+    assert_all(&counts, &[("ListObjectsV2", 2)]);
+    mount.sh("ls -l");
+    wait_until("all are looked at again", || {
+        let counts = bench.counting(|| assert_eq!(mount.sh("ls -l | wc -l"), "1101\n"));
+        counts.all() == [("ListObjectsV2", 2)]
+    });
+}
+
 /// `ls -l` waits for the service a few times, not once a file; and asks about each of them once.
 #[test]
 fn attributes_are_asked_for_side_by_side() {
     let Some(bench) = Bench::new() else { return };
-    for number in 0..200 {
-        bench.server.put(&format!("d/{number:03}"), format!("{number}").as_bytes());
-    }
+    bench.server.fill(200, |n| (format!("d/{n:03}"), n.to_string()));
     let mount = bench.mount_quiet(&[]);
     let counts = cost(&bench, &mount, || {
         bench.server.hold("HeadObject", 50);

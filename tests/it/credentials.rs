@@ -56,30 +56,34 @@ fn keys_come_from_the_files_of_other_tools_and_from_a_command() {
     assert!(told(&output).contains("others can read it; run `chmod 600 "), "{}", told(&output));
 }
 
-/// A folder of keys as the Kubernetes driver writes it: the id last.
-fn rotate(folder: &Path, id: &str, secret: &str, token: &str) {
-    place(&folder.join("AccessKeySecret"), secret, 0o600);
-    place(&folder.join("SecurityToken"), token, 0o600);
+/// A folder of the keys of some name, as the Kubernetes driver writes it: the id last.
+fn rotate(folder: &Path, name: &str) {
+    place(&folder.join("AccessKeySecret"), &format!("secret-{name}"), 0o600);
+    place(&folder.join("SecurityToken"), &format!("token-{name}"), 0o600);
     place(&folder.join("Expiration"), "2099-01-01T00:00:00Z", 0o600);
-    place(&folder.join("AccessKeyId"), id, 0o600);
+    place(&folder.join("AccessKeyId"), &format!("STS.{name}"), 0o600);
 }
 
-fn accept(bench: &Bench, id: &str, secret: &str, token: &str) {
-    let keys = json!({"access_key_id": id, "access_key_secret": secret, "security_token": token});
-    bench.server.accept_credentials(&keys);
+/// Has the server accept these keys and no others.
+fn accept(bench: &Bench, name: &str) {
+    bench.server.accept_credentials(&json!({
+        "access_key_id": format!("STS.{name}"),
+        "access_key_secret": format!("secret-{name}"),
+        "security_token": format!("token-{name}"),
+    }));
 }
 
 #[test]
 fn rotated_keys_are_taken_up_without_a_remount() {
     let Some(bench) = Bench::new() else { return };
     let folder: PathBuf = bench.folder("keys");
-    rotate(&folder, "STS.one", "secret-one", "token-one");
-    accept(&bench, "STS.one", "secret-one", "token-one");
+    rotate(&folder, "one");
+    accept(&bench, "one");
     let mount = bench.mount(&["--credentials-file", folder.to_str().unwrap()]);
     fs::write(mount.path("before"), "content").unwrap();
-    rotate(&folder, "STS.two", "secret-two", "token-two");
+    rotate(&folder, "two");
     wait_until("the mount has seen it", || mount.log().contains("new credentials"));
-    accept(&bench, "STS.two", "secret-two", "token-two");
+    accept(&bench, "two");
     fs::write(mount.path("after"), noise(1, 1000)).unwrap();
     assert_eq!(bench.server.keys(), ["after", "before"]);
     for secret in ["secret-one", "secret-two", "token-one", "token-two"] {
@@ -93,21 +97,19 @@ fn rotated_keys_are_taken_up_without_a_remount() {
 fn keys_are_rotated_in_the_middle_of_a_large_upload() {
     let Some(bench) = Bench::new() else { return };
     let folder: PathBuf = bench.folder("keys");
-    rotate(&folder, "STS.one", "secret-one", "token-one");
-    accept(&bench, "STS.one", "secret-one", "token-one");
+    rotate(&folder, "one");
+    accept(&bench, "one");
     let mount = bench.mount(&["--credentials-file", folder.to_str().unwrap(), "--part-size", "1MiB"]);
     let content = noise(3, 96 << 20);
     bench.file("source", &content);
-    for (at, (id, secret, token)) in
-        [("STS.two", "secret-two", "token-two"), ("STS.three", "secret-three", "token-three")].into_iter().enumerate()
-    {
+    for name in ["two", "three"] {
         bench.server.hold("UploadPart", 20);
         let mut copy = shell(&mount.path(""), "cp ../source copy").spawn().unwrap();
         bench.server.wait_for_held();
-        rotate(&folder, id, secret, token);
-        accept(&bench, id, secret, token);
+        rotate(&folder, name);
+        accept(&bench, name);
         bench.server.clear_faults();
-        assert!(copy.wait().unwrap().success(), "rotation {at}: {}", mount.log());
+        assert!(copy.wait().unwrap().success(), "rotation {name}: {}", mount.log());
         assert_same(&bench.server.get("copy").unwrap(), &content, "copy");
     }
     assert!(!mount.log().contains("secret-") && !mount.log().contains("token-"), "{}", mount.log());

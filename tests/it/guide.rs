@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::harness::{Bench, end_with_parent, sh, show_real_helpers};
+use super::harness::{Bench, end_with_parent, is_root, sh, show_real_helpers};
 
 const GUIDE: &str = "docs/GUIDE.md";
 /// What the guide says, and what is taken for it here.
@@ -130,8 +130,7 @@ fn free_port() -> String {
 #[test]
 fn a_newcomer_follows_the_guide() {
     let Some(_namespace) = Bench::new() else { return };
-    // SAFETY: reads this process's id.
-    if unsafe { libc::geteuid() } != 0 {
+    if !is_root() {
         return println!("skipped: only root can have a view of the machine of its own");
     }
     // State in memory is refused, and /tmp may be that.

@@ -59,11 +59,22 @@ fn a_failure_is_logged_with_all_that_is_known_of_it() {
 }
 
 #[test]
+fn an_archived_object_is_refused_and_the_log_says_how_to_restore_it() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("d/old", b"content");
+    let mount = bench.mount(&[]);
+    let refuse = json!([{"operation": "GetObject", "action": {"status": 403, "code": "InvalidObjectState"}}]);
+    bench.server.faults(&refuse);
+    let error = fs::read(mount.path("d/old")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EACCES));
+    assert!(mount.log().contains("`ossutil restore oss://BUCKET/d/old`"), "{}", mount.log());
+    mount.umount();
+}
+
+#[test]
 fn repeated_trouble_is_folded() {
     let Some(bench) = Bench::new() else { return };
-    for n in 0..40 {
-        bench.server.put(&format!("f{n}"), b"content");
-    }
+    bench.server.fill(40, |n| (format!("f{n}"), b"content"));
     let mount = bench.mount(&[]);
     refuse_reads(&bench);
     mount.try_sh("cat f* 2>/dev/null");

@@ -23,6 +23,13 @@ fn on_disk(test: impl FnOnce(&Bench, &Disk, &Mount<'_>)) {
     assert_eq!(bench.server.uploads().len(), 0);
 }
 
+/// A file that was just made, and written from its start.
+fn begun(mount: &Mount<'_>, name: &str, content: &[u8]) -> File {
+    let mut file = File::create(mount.path(name)).unwrap();
+    file.write_all(content).unwrap();
+    file
+}
+
 fn fault(act: Act, path: &'static str, errno: i32) -> Fault {
     Fault { act, path, errno }
 }
@@ -36,8 +43,7 @@ fn assert_errno(result: std::io::Result<()>, errno: i32) {
 fn a_write_that_the_disk_refuses_fails_and_those_before_are_published() {
     on_disk(|bench, disk, mount| {
         let content = noise(1, 250 * KIB);
-        let mut file = File::create(mount.path("f")).unwrap();
-        file.write_all(&content).unwrap();
+        let file = begun(mount, "f", &content);
         disk.faults(&[fault(Act::Write, "/spill/", libc::EIO)]);
         assert_errno(file.write_all_at(b"lost", 250 * KIB as u64), libc::EIO);
         assert_errno(file.write_all_at(&noise(2, 50 * KIB), 400 * KIB as u64), libc::EIO);
@@ -53,8 +59,7 @@ fn a_write_that_the_disk_refuses_fails_and_those_before_are_published() {
 fn a_sync_that_the_disk_refuses_fails_and_the_close_still_publishes() {
     on_disk(|bench, disk, mount| {
         let content = noise(3, 250 * KIB);
-        let mut file = File::create(mount.path("f")).unwrap();
-        file.write_all(&content).unwrap();
+        let file = begun(mount, "f", &content);
         disk.faults(&[fault(Act::Sync, "/spill/", libc::EIO)]);
         assert_errno(file.sync_all(), libc::EIO);
         disk.faults(&[]);
@@ -70,8 +75,7 @@ fn a_sync_that_the_disk_refuses_fails_and_the_close_still_publishes() {
 fn bytes_that_the_disk_does_not_give_back_are_sent_when_it_does() {
     on_disk(|bench, disk, mount| {
         let content = noise(4, 60 * KIB);
-        let file = File::create(mount.path("f")).unwrap();
-        file.write_all_at(&content, 0).unwrap();
+        let file = begun(mount, "f", &content);
         disk.faults(&[fault(Act::Read, "/spill/", libc::EIO)]);
         assert_errno(super::powerloss::try_close(file), libc::EIO);
         let status = mount.status();
@@ -88,8 +92,7 @@ fn bytes_that_the_disk_does_not_give_back_are_sent_when_it_does() {
 fn a_state_folder_that_turns_read_only_refuses_writers_and_serves_readers() {
     on_disk(|bench, disk, mount| {
         mount.sh("printf 'as it was' > there");
-        let mut open = File::create(mount.path("open")).unwrap();
-        open.write_all(b"acknowledged").unwrap();
+        let open = begun(mount, "open", b"acknowledged");
         disk.faults(&[fault(Act::Change, "", libc::EROFS)]);
         assert_eq!(mount.read("there"), b"as it was");
         assert_eq!(fs::write(mount.path("new"), b"new").unwrap_err().raw_os_error(), Some(libc::EROFS));
@@ -111,8 +114,7 @@ fn a_full_disk_lets_nothing_be_lost() {
     on_disk(|bench, disk, mount| {
         let content = noise(5, 90 * KIB);
         fs::write(mount.path("before"), &content).unwrap();
-        let mut open = File::create(mount.path("open")).unwrap();
-        open.write_all(&content).unwrap();
+        let open = begun(mount, "open", &content);
         disk.limit(0);
         let refused = open.write_all_at(&content, 90 * KIB as u64).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::StorageFull, "{refused}");

@@ -22,9 +22,7 @@ fn what_is_resident_stays_under_the_limit() {
     const LARGE: usize = 96 * MIB;
     const NAMES: usize = 1_500;
     let Some(bench) = Bench::new() else { return };
-    for number in 0..NAMES {
-        bench.server.put(&format!("many/name-{number:06}"), b"x");
-    }
+    bench.server.fill(NAMES, |n| (format!("many/name-{n:06}"), b"x"));
     let content = noise(5, LARGE);
     bench.file("source", &content);
     let mount = bench.mount(&["--memory-limit", "32MiB"]);

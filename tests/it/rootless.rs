@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use super::harness::{BUCKET, Bench, is_mounted, mount_tmpfs, sh, told, wait_for, wait_until};
+use super::harness::{BUCKET, Bench, is_mounted, is_root, mount_tmpfs, sh, told, wait_for, wait_until};
 
 /// Any user who is not root, and owns nothing.
 const NOBODY: u32 = 65534;
@@ -82,11 +82,6 @@ fn open_device_to_all(bench: &Bench) {
     let dev = bench.folder("dev");
     mount_tmpfs(&dev, "1M");
     sh(&dev, "mknod fuse c 10 229; chmod 666 fuse; mount --bind fuse /dev/fuse");
-}
-
-fn is_root() -> bool {
-    // SAFETY: reads this process's id.
-    unsafe { libc::geteuid() == 0 }
 }
 
 #[test]

@@ -327,6 +327,34 @@ fn links_between_documents_lead_somewhere() {
     assert_none(findings);
 }
 
+/// A promise whose test has gone, or has another name by now, would seem to be held.
+#[test]
+fn tests_named_in_documents_exist() {
+    let is_part = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || "_:…".contains(char);
+    let (mut findings, mut seen) = (Vec::new(), 0);
+    for document in documents() {
+        for named in read(&document).split('`').filter(|word| word.chars().all(is_part)) {
+            let Some((module, test)) =
+                named.rsplit_once("::").filter(|(module, test)| !module.is_empty() && !test.is_empty())
+            else {
+                continue;
+            };
+            let place = module.replace("::", "/");
+            if root().join("src").join(&place).with_extension("rs").exists() {
+                continue;
+            }
+            seen += 1;
+            let files = [format!("tests/it/{place}.rs"), format!("tests/it/{place}/mod.rs")];
+            let texts = files.iter().filter_map(|file| fs::read_to_string(root().join(file)).ok());
+            if !texts.into_iter().any(|text| text.contains(test.trim_end_matches('…'))) {
+                findings.push(format!("{document}: there is no test {named}"));
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} are named");
+    assert_none(findings);
+}
+
 #[test]
 fn nothing_names_a_private_place() {
     let mut findings = Vec::new();

@@ -126,6 +126,23 @@ fn sigterm_drains_and_ends() {
     assert_same(&bench.server.get("f").unwrap(), &noise(31, 450 * KIB), "f");
 }
 
+/// Contract: a second one is `--force`.
+#[test]
+fn a_second_sigterm_ends_at_once_and_keeps_what_is_pending() {
+    let Some(bench) = Bench::new() else { return };
+    let (mut mount, mut writer) = with_a_file_pending(&bench, &[]);
+    signal(mount.pid(), libc::SIGTERM);
+    wait_until("it drains", || mount.status()["state"] == "draining");
+    signal(mount.pid(), libc::SIGTERM);
+    mount.wait();
+    assert!(!is_mounted(&mount.path("")));
+    assert!(!writer.wait().unwrap().success(), "its close did not end well");
+    bench.server.let_the_dead_go();
+    let next = bench.mount(&SMALL_PARTS);
+    next.settle();
+    assert_same(&bench.server.get("f").unwrap(), &noise(31, 450 * KIB), "f");
+}
+
 #[test]
 fn sigterm_of_a_quiet_mount_ends_it() {
     let Some(bench) = Bench::new() else { return };

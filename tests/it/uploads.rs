@@ -1,11 +1,13 @@
 //! `ossfuse uploads`: what stands in a bucket is listed, and only what is nobody's is aborted.
 
+use std::fs::{self, File};
+use std::io::Write;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use ossfuse::base::{ObjectKey, UploadId};
 use ossfuse::oss::{Addressing, Client, ClientOptions, Credentials, Endpoint, Limits, PutHeaders, SignatureVersion};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::harness::{BUCKET, Bench, KIB, noise, shell, told, wait_until};
 
@@ -108,4 +110,24 @@ fn an_upload_that_a_journal_owns_stays_also_without_its_mount() {
     assert_eq!(bench.server.uploads().len(), 1);
     assert_eq!(aborted(&bench, &[BUCKET, "--force"]), "aborted ours\n");
     wait_until("it is gone", || bench.server.uploads().is_empty());
+}
+
+/// It stays known whose it is until nothing is left of it.
+#[test]
+fn an_upload_that_cannot_be_given_up_is_left_to_the_next_mount() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&["--part-size", "100KiB"]);
+    let mut file = File::create(mount.path("f")).unwrap();
+    file.write_all(&noise(4, 350 * KIB)).unwrap();
+    wait_until("parts are under way", || !bench.server.uploads().is_empty());
+    let refuse = json!([{"operation": "AbortMultipartUpload", "action": {"status": 403, "code": "AccessDenied"}}]);
+    bench.server.faults(&refuse);
+    fs::remove_file(mount.path("f")).unwrap();
+    drop(file);
+    wait_until("it was refused", || mount.log().contains("until it is aborted"));
+    mount.umount();
+    assert_eq!(listed(&bench, &[BUCKET]), pairs(&[("f", true)]));
+    bench.server.clear_faults();
+    let _next = bench.mount(&[]);
+    wait_until("it is given up", || bench.server.uploads().is_empty());
 }

@@ -6,7 +6,7 @@ use http::HeaderMap;
 
 use crate::base::{ETag, time};
 use crate::oss::transport::header;
-use crate::oss::types::{ObjectKind, ObjectMeta, PutHeaders};
+use crate::oss::types::{ObjectKind, ObjectMeta, PutHeaders, PutReceipt};
 
 /// A header without which the reply makes no sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +29,11 @@ pub(super) fn object_meta(headers: &HeaderMap, size: u64, stored: bool) -> Resul
 
 pub(super) fn etag(headers: &HeaderMap) -> Result<ETag, Missing> {
     header(headers, "etag").filter(|text| !text.is_empty()).map(ETag::new).ok_or(Missing("etag"))
+}
+
+/// What is told of an object that has just been stored; its ETag stands in a header, or in the body.
+pub(super) fn put_receipt(headers: &HeaderMap, etag: ETag) -> PutReceipt {
+    PutReceipt { etag, date: date(headers), crc64: crc64(headers) }
 }
 
 /// The service's sum of the whole object, where it tells it.

@@ -105,12 +105,7 @@ impl Client {
         crash::point("complete-sending");
         let completed = self
             .ask(&request, Expect::Xml, |reply| {
-                let etag = parse_completed(&reply.xml)?;
-                Ok::<_, XmlError>(PutReceipt {
-                    etag,
-                    date: meta::date(&reply.headers),
-                    crc64: meta::crc64(&reply.headers),
-                })
+                parse_completed(&reply.xml).map(|etag| meta::put_receipt(&reply.headers, etag))
             })
             .await;
         crash::point("complete-answered");

@@ -16,12 +16,7 @@ impl Client {
         crash::point("put-sending");
         let stored = self
             .ask(&request, Expect::Nothing, |reply| {
-                let etag = meta::etag(&reply.headers)?;
-                Ok::<_, meta::Missing>(PutReceipt {
-                    etag,
-                    date: meta::date(&reply.headers),
-                    crc64: meta::crc64(&reply.headers),
-                })
+                meta::etag(&reply.headers).map(|etag| meta::put_receipt(&reply.headers, etag))
             })
             .await;
         crash::point("put-answered");

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use ossfuse::base::checked;
 use tempfile::TempDir;
 
 pub(crate) use mount::{Mount, detach, is_alive, is_mounted};
@@ -180,14 +181,18 @@ impl Drop for Bench {
 /// Gives the calling thread, and the processes that it starts, mounts of their own, and a `/run` of their own for
 /// the sockets. Others than root have the sockets of their `XDG_RUNTIME_DIR`, and no namespace.
 fn enter_private_namespace() {
-    // SAFETY: reads this process's id.
-    if unsafe { libc::geteuid() } != 0 {
+    if !is_root() {
         return;
     }
     // SAFETY: touches this thread's view of the file system alone.
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) }, "unshare");
     mount_fs(c"none", c"/", c"none", libc::MS_REC | libc::MS_PRIVATE);
     mount_fs(c"none", c"/run", c"tmpfs", 0);
+}
+
+pub(crate) fn is_root() -> bool {
+    // SAFETY: reads this process's id.
+    unsafe { libc::geteuid() == 0 }
 }
 
 /// Shows mount(8)'s real helpers at `/run/sbin-real`, so that links to them can stand in another `/usr/sbin`. Read-only,
@@ -228,10 +233,7 @@ impl<F: FnMut()> Drop for Finally<F> {
 pub(crate) fn end_with_parent(command: &mut Command) {
     // SAFETY: prctl is a plain system call, allowed between fork and exec.
     unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        });
+        command.pre_exec(|| checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)).map(drop));
     }
 }
 

@@ -176,6 +176,13 @@ impl Server {
         wait_until("the connections of the killed are gone", || self.json("stats")["connections"] == 0);
     }
 
+    /// Another client writes objects, a name and a content for each number below `count`.
+    pub(crate) fn fill<C: AsRef<[u8]>>(&self, count: usize, object: impl Fn(usize) -> (String, C)) {
+        for (key, content) in (0..count).map(object) {
+            self.put(&key, content.as_ref());
+        }
+    }
+
     /// Another client writes an object.
     pub(crate) fn put(&self, key: &str, content: &[u8]) {
         self.tell("PUT", &object(key), content);
