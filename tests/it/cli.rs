@@ -118,22 +118,59 @@ fn the_page_on_running_it_tells_of_what_the_program_says() {
     }
 }
 
-/// What a command writes to a terminal.
-fn on_a_terminal(mut command: Command) -> String {
+/// A terminal: the end that a command writes to, and the one that shows it.
+fn terminal() -> (OwnedFd, fs::File) {
     let (mut master, mut slave) = (-1, -1);
     let none = std::ptr::null_mut();
     // SAFETY: both numbers live through the call; the others may be null (openpty(3)).
     assert_eq!(unsafe { libc::openpty(&raw mut master, &raw mut slave, none, none.cast(), none.cast()) }, 0);
     // SAFETY: openpty has just made them, and nobody else has them.
-    let (master, slave) = unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
-    let mut child = command.stdout(slave).spawn().unwrap();
+    unsafe { (OwnedFd::from_raw_fd(slave), fs::File::from(OwnedFd::from_raw_fd(master))) }
+}
+
+/// What a terminal has been shown, once its writers are gone: it ends with EIO then.
+fn shown(mut screen: fs::File) -> String {
+    let mut text = Vec::new();
+    drop(screen.read_to_end(&mut text));
+    String::from_utf8(text).unwrap()
+}
+
+/// What a command writes to a terminal.
+fn on_a_terminal(mut command: Command) -> String {
+    let (end, screen) = terminal();
+    let mut child = command.stdout(end).spawn().unwrap();
     // Its copy of the terminal is closed: else the reading would not end.
     drop(command);
-    let mut text = Vec::new();
-    // A terminal whose last writer is gone ends with EIO.
-    drop(fs::File::from(master).read_to_end(&mut text));
+    let text = shown(screen);
     child.wait().unwrap();
-    String::from_utf8(text).unwrap()
+    text
+}
+
+#[test]
+fn umount_shows_a_bar_on_a_terminal() {
+    let Some(bench) = Bench::new() else { return };
+    let mount = bench.mount(&["--close", "local", "--send-after", "0s"]);
+    bench.server.hold("PutObject", 0);
+    fs::write(mount.path("f"), b"held back").unwrap();
+    bench.server.wait_for_held();
+    let (end, screen) = terminal();
+    let mut command = bench.ossfuse(["umount"]);
+    let mut child = command.arg(mount.path("")).stderr(end).spawn().unwrap();
+    drop(command);
+    let mut screen = BufReader::new(screen);
+    let mut text = Vec::new();
+    // Until the bar is there nothing may be sent.
+    while !String::from_utf8_lossy(&text).contains("to send") {
+        let more = screen.fill_buf().unwrap().to_vec();
+        assert!(!more.is_empty(), "{}", String::from_utf8_lossy(&text));
+        screen.consume(more.len());
+        text.extend(more);
+    }
+    bench.server.clear_faults();
+    assert!(child.wait().unwrap().success());
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains('[') && text.contains("1 file (9 B) to send"), "{text}");
+    assert_eq!(bench.server.get("f").unwrap(), b"held back");
 }
 
 #[test]

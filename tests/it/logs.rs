@@ -91,6 +91,22 @@ fn a_failure_of_a_call_names_the_call_and_the_key() {
     }
 }
 
+/// The bytes are not handed out, and the service's people can be told which request brought them.
+#[test]
+fn bytes_that_broke_on_the_way_are_logged_with_the_request() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("f", &noise(7, 300_000));
+    let mount = bench.mount(&[]);
+    bench.server.faults(&json!([{"operation": "GetObject", "action": {"corrupt_body": true}}]));
+    assert_eq!(fs::read(mount.path("f")).unwrap_err().raw_os_error(), Some(libc::EIO));
+    bench.server.clear_faults();
+    let log = mount.log();
+    let line = log.lines().find(|line| line.contains("do not have the CRC64")).unwrap_or_else(|| panic!("{log}"));
+    let id = line.split("(request ").nth(1).and_then(|rest| rest.strip_suffix(')')).unwrap_or_else(|| panic!("{line}"));
+    assert!(bench.server.log().iter().any(|entry| entry["request_id"] == id), "{line}");
+    mount.umount();
+}
+
 /// One that is done, and took longer than a user would wait without a word.
 #[test]
 fn a_request_that_takes_long_is_logged() {
