@@ -83,7 +83,10 @@ impl Vfs {
             return Some(Entry { attr, ttl });
         }
         if node.place.is_none() && attr.ino != ROOT {
-            return Some(Entry { attr, ttl: self.options.attr_ttl });
+            // The service has nothing of it, or it was taken up from an earlier process and not looked at since: that it
+            // has lost its name is all that is known. Who came by the name looks again when told so.
+            let is_gone = attr.kind == Kind::File && node.open.is_none() && node.fresh_until.is_none();
+            return (!is_gone).then_some(Entry { attr, ttl: self.options.attr_ttl });
         }
         let left = node.fresh_until?.checked_duration_since(Instant::now())?;
         Some(self.as_native(tree, Entry { attr, ttl: left }))
@@ -134,6 +137,7 @@ impl Vfs {
     /// What the bucket has at a path. One page of the directory's listing tells as much as asking for the name
     /// twice (as a file, as a directory), and answers the next look-ups too; large directories are not listed.
     async fn find(&self, parent: u64, name: &str, path: &str) -> Result<Option<Found>, FsError> {
+        self.settled_at(&self.file_key(path)?).await?;
         self.list_if_small(parent).await?;
         let listed = {
             let tree = self.tree.lock();
@@ -180,7 +184,6 @@ impl Vfs {
     }
 
     async fn find_file(&self, key: &ObjectKey) -> Result<Option<Found>, FsError> {
-        self.attributes_replayed_at(key).await?;
         let told = self.client.head_object(key).await;
         self.file_of(key, told, true).await
     }
@@ -296,11 +299,9 @@ impl Vfs {
     /// The service says that nothing stands at a name.
     fn vanished(&self, parent: u64, name: &str) {
         let mut tree = self.tree.lock();
-        let unsent = tree
-            .child(parent, name)
-            .and_then(|ino| tree.node(ino))
-            .is_some_and(|node| node.open.as_ref().is_some_and(|open| open.dirty().is_some()));
-        if !unsent {
+        let Some(node) = tree.child(parent, name).and_then(|ino| tree.node_mut(ino)) else { return };
+        if node.open.as_ref().is_none_or(|open| open.dirty().is_none()) {
+            node.fresh_until = None;
             tree.detach(parent, name);
         }
     }
