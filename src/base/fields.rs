@@ -3,14 +3,19 @@
 //! Values note their fields while they are written out ([`note`] in a `Display`); whoever writes a line collects them.
 //! So every line that has an error in it has its fields too, however the line came about. Outside of [`collect`] a note
 //! costs a look at a thread's own memory, and nothing else.
+//!
+//! Which call of the kernel a thread is at ([`turn_to`]) is a field of every line that it writes meanwhile.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 /// A field's name, and its value as text.
 pub type Field = (&'static str, String);
 
+/// The operation of the service by its API name; where none was asked for, the call of the kernel.
 pub const OPERATION: &str = "operation";
+/// The call of the kernel that it was done for: `read`, `flush`, …
+pub const CALL: &str = "call";
 /// The key of the object, or the bucket.
 pub const PATH: &str = "path";
 /// The service's word for a failure.
@@ -21,6 +26,12 @@ pub const DURATION: &str = "duration_ms";
 
 thread_local! {
     static NOTED: RefCell<Option<Vec<Field>>> = const { RefCell::new(None) };
+    static CALL_NOW: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// From now on this thread works on a call of the kernel, or on none.
+pub fn turn_to(call: Option<&'static str>) {
+    CALL_NOW.set(call);
 }
 
 /// Notes a field, if somebody collects; the first of a name counts.
@@ -39,6 +50,9 @@ pub fn note(name: &'static str, value: impl fmt::Display) {
 pub fn collect<T>(work: impl FnOnce() -> T) -> (T, Vec<Field>) {
     let outer = NOTED.replace(Some(Vec::new()));
     let done = work();
+    if let Some(call) = CALL_NOW.get() {
+        note(CALL, call);
+    }
     (done, NOTED.replace(outer).unwrap_or_default())
 }
 
@@ -66,6 +80,14 @@ mod tests {
         assert_eq!(inner.1, [(OPERATION, "4".to_owned())]);
         assert_eq!(outer, [(OPERATION, "3".to_owned()), (PATH, "n3".to_owned())]);
         note(PATH, "nobody collects");
+        assert_eq!(collect(|| ()).1, []);
+    }
+
+    #[test]
+    fn what_a_thread_is_at_is_a_field_of_all_that_it_writes() {
+        turn_to(Some("read"));
+        assert_eq!(collect(|| note(PATH, "f")).1, [(PATH, "f".to_owned()), (CALL, "read".to_owned())]);
+        turn_to(None);
         assert_eq!(collect(|| ()).1, []);
     }
 }

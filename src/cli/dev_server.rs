@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::flags::CommonFlags;
 use super::{Error, log_warnings, print};
 use crate::base::units::parse_size;
+use crate::config::{Problem, is_bucket};
 use crate::devserver::{Options, Server};
 
 /// Run an OSS-compatible server on this machine, for trying and testing.
@@ -49,7 +50,8 @@ pub(super) struct Args {
 }
 
 const EXAMPLE: &str = "Example:
-  ossfuse dev-server --data /tmp/oss-data --listen 127.0.0.1:9000 --bucket my-bucket";
+  ossfuse dev-server --data ~/oss-data --listen 127.0.0.1:9000 \\
+      --bucket my-bucket";
 
 /// Runs the server until SIGINT or SIGTERM.
 ///
@@ -58,6 +60,10 @@ const EXAMPLE: &str = "Example:
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     log_warnings();
     let failed = |error: std::io::Error| Error::new("dev-server", error, "see --data and --listen");
+    if let Some(bad) = args.buckets.iter().find(|name| !is_bucket(name)) {
+        let mend = "take 3 to 63 of a-z, 0-9 and -, and no - at its ends";
+        return Err(Problem::new(format!("--bucket {bad}"), "no bucket can have this name", mend).usage().into());
+    }
     let runtime = tokio::runtime::Runtime::new().map_err(failed)?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;

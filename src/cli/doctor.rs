@@ -90,7 +90,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let environment = Environment::of_process();
     let layers = Layers::gather(args.flags.0.clone(), &environment)?;
     let target = args.target.as_ref().map(|text| text.parse::<Target>()).transpose()?;
-    let coloured = io::stdout().is_terminal() && environment.variable("NO_COLOR").is_none();
+    let coloured = io::stdout().is_terminal() && environment.variable("NO_COLOR").is_none_or(str::is_empty);
     let mut failed = false;
     let mut tell = |check: Check| {
         failed |= matches!(check.finding, Finding::Fail(..));

@@ -40,7 +40,7 @@ use crate::worker;
 ///
 /// What `cp` copied into it with exit status 0 is in OSS and verified; a crash loses nothing that was acknowledged.
 #[derive(Debug, Parser)]
-#[command(name = "ossfuse", version, long_version = LONG_VERSION, max_term_width = 100, after_help = EXAMPLE)]
+#[command(name = "ossfuse", version, long_version = LONG_VERSION, max_term_width = 80, after_help = EXAMPLE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -49,7 +49,8 @@ struct Cli {
 /// `--version`; `-V` is the first word of it.
 const LONG_VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
-    "\nfeatures: supervisor (transparent recovery), tls (rustls), systemd (sd_notify, journal), dev-server"
+    "\nfeatures: supervisor (transparent recovery), tls (rustls),",
+    "\n  systemd (sd_notify, journal), dev-server"
 );
 
 const EXAMPLE: &str = "Example:
@@ -198,6 +199,29 @@ mod tests {
                 assert!(help.contains("Example"), "{help}");
             }
         }
+    }
+
+    /// All commands and their subcommands.
+    fn all(command: &mut clap::Command) -> Vec<clap::Command> {
+        command.build();
+        let below: Vec<_> = command.get_subcommands_mut().flat_map(all).collect();
+        [vec![command.clone()], below].concat()
+    }
+
+    #[test]
+    fn help_fits_into_80_columns_and_examples_stay_whole() {
+        for mut command in all(&mut Cli::command()) {
+            for text in [command.render_help(), command.render_long_help()] {
+                let text = text.to_string();
+                let wide = text.lines().find(|line| line.chars().count() > 80);
+                assert_eq!(wide, None, "{}", command.get_name());
+                let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                for example in examples.lines().filter(|line| line.starts_with("  ")) {
+                    assert!(text.lines().any(|line| line == example), "broken up: {example}");
+                }
+            }
+        }
+        assert!(LONG_VERSION.lines().all(|line| line.len() <= 80));
     }
 
     #[test]

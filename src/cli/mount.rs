@@ -40,7 +40,7 @@ pub(super) struct Args {
 
 const EXAMPLE: &str = "Examples:
   ossfuse mount my-bucket /mnt/oss --region cn-hangzhou
-  ossfuse mount my-bucket:photos/2024 ~/photos --region cn-hangzhou --read-only
+  ossfuse mount my-bucket:2024 ~/photos --region cn-hangzhou --read-only
   ossfuse mount my-bucket /mnt/oss -f --log-level debug
 
 The access key comes from the environment (OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET) or the config file.

@@ -44,7 +44,8 @@ const COMPLETIONS_EXAMPLE: &str = "Examples:
 pub(super) fn man(args: &ManArgs) -> Result<(), Error> {
     let failed = |error: std::io::Error| Error::new(args.dir.display(), error, "name a folder that you can write");
     std::fs::create_dir_all(&args.dir).map_err(failed)?;
-    let mut root = Cli::command();
+    // `ossfuse help` is no page of its own.
+    let mut root = Cli::command().disable_help_subcommand(true);
     root.build();
     write_pages(&root, "ossfuse", &args.dir).map_err(failed)
 }
@@ -52,13 +53,37 @@ pub(super) fn man(args: &ManArgs) -> Result<(), Error> {
 fn write_pages(command: &clap::Command, name: &str, dir: &Path) -> std::io::Result<()> {
     // The page's own name: `clap_mangen` takes it from the command.
     let own: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    let examples = command.get_after_help().map(|text| examples(&text.to_string())).unwrap_or_default();
+    // Its own section of this text would be filled like prose.
+    let plain = command.clone().name(own).after_help(None::<&str>).after_long_help(None::<&str>);
     let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone().name(own)).render(&mut page)?;
+    clap_mangen::Man::new(plain).render(&mut page)?;
+    page.extend_from_slice(examples.as_bytes());
     std::fs::write(dir.join(format!("{name}.1")), page)?;
-    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+    for sub in command.get_subcommands() {
         write_pages(sub, &format!("{name}-{}", sub.get_name()), dir)?;
     }
     Ok(())
+}
+
+/// What stands behind the options of a command's help, as a section of its page: commands keep their lines.
+fn examples(text: &str) -> String {
+    let mut section = ".SH EXAMPLES\n".to_owned();
+    for paragraph in text.split("\n\n") {
+        let lines: Vec<&str> = paragraph.lines().filter(|line| !matches!(*line, "Example:" | "Examples:")).collect();
+        let (before, after) =
+            if lines.iter().all(|line| line.starts_with("  ")) { (".nf\n", ".fi\n") } else { ("", "") };
+        section += ".PP\n";
+        section += before;
+        lines.iter().for_each(|line| section += &format!("\\&{}\n", roff(line.strip_prefix("  ").unwrap_or(line))));
+        section += after;
+    }
+    section
+}
+
+/// Text that roff takes for nothing else.
+fn roff(text: &str) -> String {
+    text.replace('\\', "\\e").replace('-', "\\-")
 }
 
 /// Prints the script.
@@ -69,4 +94,17 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<(), Error> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "ossfuse", &mut script);
     print(&String::from_utf8_lossy(&script))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examples_keep_their_lines_on_a_page() {
+        let text = "Examples:\n  ossfuse a --b\n  .c 'd\\'\n\nWhat they do\nis told.";
+        let wanted = ".SH EXAMPLES\n.PP\n.nf\n\\&ossfuse a \\-\\-b\n\\&.c 'd\\e'\n.fi\n\
+            .PP\n\\&What they do\n\\&is told.\n";
+        assert_eq!(examples(text), wanted);
+    }
 }

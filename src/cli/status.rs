@@ -159,7 +159,8 @@ fn ask(socket: &Path, mountpoint: &Path) -> Result<MountStatus, client::Error> {
             // Somebody holds the mount, and nobody serves it just now.
             Err(client::Error::Silent | client::Error::Ended) => {
                 let mountpoint = mountpoint.display().to_string();
-                return Ok(MountStatus { mountpoint, supervisor_pid, ..MountStatus::default() });
+                let state = MountState::Degraded;
+                return Ok(MountStatus { mountpoint, supervisor_pid, state, ..MountStatus::default() });
             }
             Ok(_) => return Err(client::Error::Ended),
             Err(error) => return Err(error),
@@ -245,6 +246,7 @@ fn running(mount: &MountStatus) -> String {
         mount.worker_pid.map_or_else(|| "the worker is being replaced".to_owned(), |pid| format!("process {pid}"));
     let restarts = match mount.worker_restarts {
         None | Some(0) => String::new(),
+        Some(1) => ", 1 restart".to_owned(),
         Some(restarts) => format!(", {restarts} restarts"),
     };
     format!("{since}{worker}{restarts}")

@@ -69,10 +69,10 @@ struct AbortArgs {
 
 const EXAMPLE: &str = "Examples:
   ossfuse uploads list my-bucket --region cn-hangzhou
-  ossfuse uploads abort my-bucket:backup --older-than 7d --region cn-hangzhou
+  ossfuse uploads abort my-bucket:backup --older-than 7d
 
-OWNED are those in a state folder of this user on this machine: their mount finishes them. Those of other machines
-and programs cannot be told from abandoned ones but by their age.";
+OWNED are those in a state folder of this user on this machine: their mount finishes them. Those of other machines \
+    and programs cannot be told from abandoned ones but by their age.";
 
 /// The age from which on an upload counts as abandoned, unless told otherwise.
 const OLD_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);

@@ -38,14 +38,32 @@ pub(super) fn explain(error: &clap::Error, root: &clap::Command, arguments: &[Os
             let mend = did_you_mean(&given, command.get_subcommands().map(clap::Command::get_name), &help);
             Problem::new(given, "there is no such command", mend)
         }
-        ErrorKind::MissingRequiredArgument => Problem::new(subject(ContextKind::InvalidArg), "it is missing", help),
+        ErrorKind::MissingRequiredArgument => {
+            let several =
+                matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::Strings(names)) if names.len() > 1);
+            let why = if several { "they are missing" } else { "it is missing" };
+            Problem::new(subject(ContextKind::InvalidArg), why, help)
+        }
         ErrorKind::InvalidValue if error.get(ContextKind::InvalidValue).is_none_or(is_empty) => {
             Problem::new(subject(ContextKind::InvalidArg), "it needs a value", help)
         }
+        ErrorKind::InvalidValue if error.get(ContextKind::ValidValue).is_some() => unknown_value(error, &subject),
         ErrorKind::NoEquals => Problem::new(subject(ContextKind::InvalidArg), "its value goes behind an =", help),
         _ => Problem::new(subject(ContextKind::InvalidArg), reason(error), help),
     };
     Err(problem.usage().into())
+}
+
+/// A value that is none of those that the argument takes.
+fn unknown_value(error: &clap::Error, subject: &dyn Fn(ContextKind) -> String) -> Problem {
+    let words = match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(words)) => words.as_slice(),
+        _ => &[],
+    };
+    let given = subject(ContextKind::InvalidValue);
+    let fallback = format!("give one of {}", words.join(", "));
+    let mend = did_you_mean(&given, words.iter().map(String::as_str), &fallback);
+    Problem::new(subject(ContextKind::InvalidArg), format!("`{given}` is unknown"), mend)
 }
 
 fn is_empty(value: &ContextValue) -> bool {
@@ -115,6 +133,10 @@ mod tests {
             ("ossfuse mount b /m --part_size=1", "--part_size: there is no such option; did you mean --part-size?"),
             ("ossfuse mount b /m --frobnicate", "--frobnicate: there is no such option; see `ossfuse mount --help`"),
             ("ossfuse mount b /m -q", "-q: there is no such option; see `ossfuse mount --help`"),
+            ("ossfuse mount", "<BUCKET[:PREFIX]> and <MOUNTPOINT>: they are missing; see `ossfuse mount --help`"),
+            ("ossfuse log deebug", "<LEVEL>: `deebug` is unknown; did you mean debug?"),
+            ("ossfuse log x", "<LEVEL>: `x` is unknown; give one of off, error, warn, info, debug, trace"),
+            ("ossfuse completions bsh", "<SHELL>: `bsh` is unknown; did you mean bash?"),
             ("ossfuse mount b", "<MOUNTPOINT>: it is missing; see `ossfuse mount --help`"),
             ("ossfuse mount b /m x", "x: this is one argument too many; see `ossfuse mount --help`"),
             ("ossfuse mount b /m --part-size", "--part-size <SIZE>: it needs a value; see `ossfuse mount --help`"),

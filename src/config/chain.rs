@@ -261,6 +261,7 @@ mod tests {
                 Source::Process(command) => command,
                 Source::Ecs(role) => format!("ecs {:?} {}", role.name, role.last_resort),
                 Source::Oidc(role) => role.endpoint,
+                Source::RamRole(role) => role.role_arn,
             })
         }
     }

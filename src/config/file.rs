@@ -163,7 +163,11 @@ fn read_keys<'t>(
     for (name, value) in keys {
         let source = Source::File { path: path.to_owned(), profile: profile.map(str::to_owned) };
         let spec = find(name).ok_or_else(|| {
-            let mend = did_you_mean(name, keys_of_file().map(|spec| spec.name), "see `ossfuse mount --help`");
+            let mend = did_you_mean(
+                name,
+                keys_of_file().map(|spec| spec.name).chain([PROFILES]),
+                "see `ossfuse mount --help`",
+            );
             Problem::new(source.describe(name), "there is no such key", mend)
         })?;
         let text = text_of(spec, value).map_err(|why| Problem::new(source.describe(name), why, ""))?;

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub use environment::Environment;
 pub use file::check_file;
-pub use place::{Target, absolute_mountpoint, create_private_dir, socket_path, state_folder};
+pub use place::{Target, absolute_mountpoint, create_private_dir, is_bucket, socket_path, state_folder};
 pub use problem::{Problem, did_you_mean, nearest};
 pub use raw::{RawOptions, RawValue, Source, parse_mount_options, parse_sloppy_mount_options};
 pub use resolve::{Layers, resolve_connection, resolve_mount, resolve_state_parent};

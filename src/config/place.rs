@@ -35,6 +35,9 @@ impl FromStr for Target {
             return Err(Problem::new(spec, "a URL is no bucket", mend).usage());
         }
         let (bucket, prefix) = spec.split_once(':').unwrap_or((spec, ""));
+        if spec.is_empty() {
+            return Err(Problem::new("BUCKET", "it is empty", "write BUCKET or BUCKET:PREFIX").usage());
+        }
         if !is_bucket(bucket) {
             let why = "a bucket's name has 3 to 63 of a-z, 0-9 and -, and no - at its ends";
             return Err(Problem::new(spec, why, "write BUCKET or BUCKET:PREFIX").usage());
@@ -46,7 +49,7 @@ impl FromStr for Target {
 }
 
 /// The service's rule for names (OSS reference, §11).
-fn is_bucket(name: &str) -> bool {
+pub fn is_bucket(name: &str) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     (3..=63).contains(&name.len())
         && name.bytes().all(|b| alphanumeric(b) || b == b'-')

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::answer::{keys_in, plain, text};
-use super::{CredentialError, EcsRole, Fetched, KeyFile, OidcRole, Source, clean_keys, lasting};
+use super::{CredentialError, EcsRole, Fetched, KeyFile, OidcRole, RamRole, Source, clean_keys, lasting};
 use crate::base::time::parse_rfc3339;
 
 /// A file is read up to this size in bytes.
@@ -148,6 +148,12 @@ fn by_mode(what: &str, get: &dyn Fn(&str) -> Option<String>) -> Result<Content, 
             let keys = clean_keys(what, id.as_deref(), get("accesskeysecret").as_deref(), token.as_deref())?;
             Ok(Content::Keys(lasting(keys)))
         }
+        "ramrolearn" => {
+            let token = get("ststoken").or_else(|| get("securitytoken"));
+            let keys = clean_keys(what, id.as_deref(), get("accesskeysecret").as_deref(), token.as_deref())?;
+            let endpoint = OidcRole::endpoint_of(get("stsregion").as_deref(), false);
+            Ok(Content::Elsewhere(Source::RamRole(RamRole::of_profile(what, get, keys, endpoint)?)))
+        }
         "ecsramrole" => {
             let name = get("ecsrolename").or_else(|| get("ramrolename")).or_else(|| get("rolename"));
             Ok(Content::Elsewhere(Source::Ecs(EcsRole { name, ..EcsRole::default() })))
@@ -159,7 +165,11 @@ fn by_mode(what: &str, get: &dyn Fn(&str) -> Option<String>) -> Result<Content, 
         "oidc" | "oidcrolearn" => oidc(what, get),
         other => {
             let why = format!("its mode `{other}` is not known here");
-            Err(CredentialError::new(what, why, "use a profile with AK, StsToken, EcsRamRole, OIDC or External"))
+            Err(CredentialError::new(
+                what,
+                why,
+                "use a profile with AK, StsToken, RamRoleArn, EcsRamRole, OIDC or External",
+            ))
         }
     }
 }
@@ -276,6 +286,16 @@ mod tests {
             "oidc_token_file": "/t", "sts_region": "cn-x"}]}"#;
         let Ok(Content::Elsewhere(Source::Oidc(found))) = at("f", oidc, 0o600, None) else { panic!() };
         assert_eq!(found.endpoint, "https://sts.cn-x.aliyuncs.com");
+        let role = r#"{"profiles": [{"name": "a", "mode": "RamRoleArn", "access_key_id": "i", "access_key_secret": "s",
+            "ram_role_arn": "acs:ram::1:role/r", "ram_session_name": "me", "sts_region": "cn-x"}]}"#;
+        let ini = "[default]\ntype = ram_role_arn\naccess_key_id = i\naccess_key_secret = s\n\
+            role_arn = acs:ram::1:role/r\nrole_session_name = me\n";
+        for (text, endpoint) in [(role, "https://sts.cn-x.aliyuncs.com"), (ini, "https://sts.aliyuncs.com")] {
+            let Ok(Content::Elsewhere(Source::RamRole(found))) = at("f", text, 0o600, None) else { panic!() };
+            let wanted = ("acs:ram::1:role/r", "me", "i", endpoint);
+            let keys = &found.keys;
+            assert_eq!((&*found.role_arn, &*found.session_name, &*keys.access_key_id, &*found.endpoint), wanted);
+        }
         assert_eq!(at("f", "[Credentials]\nlanguage=EN\n", 0o600, None), Ok(Content::Nothing));
         assert!(at("f", "[default]\ntype=bearer\n", 0o600, None).unwrap_err().contains("`bearer` is not known"));
     }

@@ -7,6 +7,7 @@ mod answer;
 mod files;
 mod keeper;
 mod process;
+mod ram_role;
 mod remote;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::oss::Credentials;
 
 pub use files::{Content, look_at};
 pub use keeper::Keeper;
+pub use ram_role::RamRole;
 pub use remote::OidcRole;
 
 /// One place that has access keys.
@@ -33,6 +35,8 @@ pub enum Source {
     Ecs(EcsRole),
     /// AssumeRoleWithOIDC of STS (§5.4).
     Oidc(OidcRole),
+    /// AssumeRole of STS with a lasting key (§5.4).
+    RamRole(RamRole),
 }
 
 /// A role that an ECS instance has.
@@ -103,7 +107,8 @@ impl Source {
             },
             Self::Process(command) => process::run(command).await,
             Self::Ecs(role) => remote::ask_metadata(remote::METADATA, role).await,
-            Self::Oidc(role) => remote::assume_role(role).await,
+            Self::Oidc(role) => remote::assume_role_by_oidc(role).await,
+            Self::RamRole(role) => remote::assume_role(role).await,
         }
     }
 
@@ -127,6 +132,7 @@ impl Source {
             Self::Ecs(EcsRole { name: Some(name), .. }) => format!("the ECS role {name}"),
             Self::Ecs(_) => "the role of this ECS instance".to_owned(),
             Self::Oidc(role) => format!("the role {} by OIDC", role.role_arn),
+            Self::RamRole(role) => format!("the role {}", role.role_arn),
         }
     }
 }

@@ -7,8 +7,9 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::answer::keys_in;
-use super::{CredentialError, EcsRole, Fetched};
-use crate::base::time::{now, rfc3339};
+use super::{CredentialError, EcsRole, Fetched, RamRole};
+use crate::base::SessionId;
+use crate::base::time::{micros, now, rfc3339};
 
 /// The metadata service; only an ECS instance can reach it.
 pub(super) const METADATA: &str = "http://100.100.100.200";
@@ -130,17 +131,12 @@ async fn token(http: &reqwest::Client, base: &str, needed: bool) -> Result<Optio
 }
 
 /// AssumeRoleWithOIDC: an unsigned call.
-pub(super) async fn assume_role(role: &OidcRole) -> Result<Fetched, CredentialError> {
+pub(super) async fn assume_role_by_oidc(role: &OidcRole) -> Result<Fetched, CredentialError> {
     let what = format!("the role {}", role.role_arn);
     let token = std::fs::read_to_string(&role.token_file).map_err(|error| {
         let mend = "see ALIBABA_CLOUD_OIDC_TOKEN_FILE";
         CredentialError::new(role.token_file.display(), format!("the token cannot be read: {error}"), mend)
     })?;
-    let failed = |error: reqwest::Error| {
-        let why = format!("STS does not answer: {}", error.without_url());
-        CredentialError::new(&what, why, "check ALIBABA_CLOUD_STS_REGION and the network")
-    };
-    let encrypted = !role.endpoint.starts_with("http://");
     let form = [
         ("RoleArn", role.role_arn.as_str()),
         ("OIDCProviderArn", &role.provider_arn),
@@ -154,12 +150,29 @@ pub(super) async fn assume_role(role: &OidcRole) -> Result<Fetched, CredentialEr
         ("Format", "JSON"),
         ("Timestamp", &rfc3339(now())),
     ];
-    let url = format!("{}/?{}", role.endpoint, encode(&query));
+    let path = format!("/?{}", encode(&query));
+    ask_sts(&what, &role.endpoint, &path, encode(&form), "check ALIBABA_CLOUD_STS_REGION and the network").await
+}
+
+/// AssumeRole: signed with the key that may take the role.
+pub(super) async fn assume_role(role: &RamRole) -> Result<Fetched, CredentialError> {
+    let what = format!("the role {}", role.role_arn);
+    let at = now();
+    let form = role.signed_form(&rfc3339(at), &SessionId::generate(micros(at)).to_string());
+    ask_sts(&what, &role.endpoint, "/", form, "check sts_region and the network").await
+}
+
+async fn ask_sts(what: &str, endpoint: &str, path: &str, form: String, mend: &str) -> Result<Fetched, CredentialError> {
+    let failed = |error: reqwest::Error| {
+        CredentialError::new(what, format!("STS does not answer: {}", error.without_url()), mend)
+    };
+    let encrypted = !endpoint.starts_with("http://");
     let http = http(METADATA_PATIENCE, STS_PATIENCE, encrypted).map_err(failed)?;
-    let post = http.post(url).header("content-type", "application/x-www-form-urlencoded").body(encode(&form));
+    let post = http.post(format!("{endpoint}{path}"));
+    let post = post.header("content-type", "application/x-www-form-urlencoded").body(form);
     let (_, body) = answer(post.send().await.map_err(failed)?).await.map_err(failed)?;
     // A refusal has its code in the same place as a metadata service has its own.
-    keys_in(&what, &serde_json::from_slice(&body).unwrap_or(Value::Null))
+    keys_in(what, &serde_json::from_slice(&body).unwrap_or(Value::Null))
 }
 
 fn encode(pairs: &[(&str, &str)]) -> String {
@@ -290,13 +303,48 @@ mod tests {
             session_name: "ossfuse".into(),
             endpoint,
         };
-        let refused = assume_role(&role).await.unwrap_err().to_string();
+        let refused = assume_role_by_oidc(&role).await.unwrap_err().to_string();
         assert!(refused.contains("AuthenticationFail.OIDCToken.Expired"), "{refused}");
         std::fs::write(&token_file, "good.token\n").unwrap();
-        let fetched = assume_role(&role).await.unwrap();
+        let fetched = assume_role_by_oidc(&role).await.unwrap();
         assert_eq!((fetched.credentials.access_key_id.as_str(), fetched.expires.is_some()), ("i", true));
         let asked = asked.lock().unwrap();
         assert!(asked[1].starts_with("POST /?Action=AssumeRoleWithOIDC&Version="), "{}", asked[1]);
         assert!(asked[1].contains("RoleArn=acs%3Aram%3A%3A1%3Arole%2Fr&OIDCProviderArn="), "{}", asked[1]);
+    }
+
+    fn sts_of_a_key(head: &str) -> (u16, String) {
+        if head.contains("AccessKeyId=i&Action=AssumeRole&") && head.contains("&Signature=") {
+            let keys = r#"{"RequestId": "r", "Credentials": {"AccessKeyId": "STS.i", "AccessKeySecret": "s",
+                "SecurityToken": "t", "Expiration": "2030-01-01T00:00:00Z"}}"#;
+            (200, keys.into())
+        } else {
+            (403, r#"{"Code": "NoPermission", "Message": "You are not authorized to do this action."}"#.into())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_role_is_assumed_with_a_key() {
+        let (endpoint, asked) = service(sts_of_a_key);
+        let role = |id: &str| RamRole {
+            role_arn: "acs:ram::1:role/r".into(),
+            session_name: "ossfuse".into(),
+            external_id: None,
+            policy: None,
+            endpoint: endpoint.clone(),
+            keys: crate::oss::Credentials {
+                access_key_id: id.into(),
+                access_key_secret: "hush".into(),
+                security_token: None,
+            },
+        };
+        let fetched = assume_role(&role("i")).await.unwrap();
+        assert_eq!((fetched.credentials.access_key_id.as_str(), fetched.expires.is_some()), ("STS.i", true));
+        let refused = assume_role(&role("j")).await.unwrap_err().to_string();
+        assert!(refused.starts_with("the role acs:ram::1:role/r: NoPermission You are not"), "{refused}");
+        let asked = asked.lock().unwrap();
+        assert!(asked[0].starts_with("POST / ") && !asked[0].contains("hush"), "{}", asked[0]);
+        let nonce = |text: &str| text.split("SignatureNonce=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+        assert_ne!(nonce(&asked[0]), nonce(&asked[1]));
     }
 }

@@ -108,17 +108,17 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req, "lookup", parent) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name,
-            Err(error) => return reply.error(told(&error)),
+            Err(error) => return reply.error(told(&self.vfs, &error)),
         };
         if let Some(known) = self.vfs.lookup_now(parent.0, name) {
             return self.reply_found(call, known, reply);
         }
         let (vfs, name) = (self.vfs.clone(), name.to_owned());
         let caller = Caller::of(req);
-        self.work(slot, async move {
+        self.work(slot.at(&name), async move {
             let found = caller.locking(vfs.lookup(parent.0, &name)).await;
             if let Ok(entry) = &found {
                 vfs.tell(call, entry.attr.ino);
@@ -132,7 +132,7 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((_, slot)) = self.enter(req, "getattr", ino) else { return reply.error(Errno::EIO) };
         if let Some(known) = self.vfs.getattr_now(ino.0) {
             return reply_attr(&self.vfs, known, reply);
         }
@@ -159,7 +159,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((_, slot)) = self.enter(req, "setattr", ino) else { return reply.error(Errno::EIO) };
         let (atime, mtime, fh) = (set_time(atime), set_time(mtime), fh.map(|fh| fh.0));
         let change = AttrChange { mode, uid, gid, size, atime, mtime, fh };
         let vfs = self.vfs.clone();
@@ -168,44 +168,42 @@ impl Filesystem for Adapter {
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req, "mkdir", parent) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
-            Err(error) => return reply.error(told(&error)),
+            Err(error) => return reply.error(told(&self.vfs, &error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
         let caller = Caller::of(req);
-        self.work(slot, async move {
+        self.work(slot.at(&name), async move {
             reply_entry(&vfs, caller.locking(vfs.mkdir(call, parent.0, &name, mode, owner)).await, reply)
         });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req, "unlink", parent) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
-            Err(error) => return reply.error(told(&error)),
+            Err(error) => return reply.error(told(&self.vfs, &error)),
         };
         let vfs = self.vfs.clone();
         let caller = Caller::of(req);
-        self.work(
-            slot,
-            async move { reply_empty(&vfs, caller.locking(vfs.unlink(call, parent.0, &name)).await, reply) },
-        );
+        self.work(slot.at(&name), async move {
+            reply_empty(&vfs, caller.locking(vfs.unlink(call, parent.0, &name)).await, reply)
+        });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req, "rmdir", parent) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
-            Err(error) => return reply.error(told(&error)),
+            Err(error) => return reply.error(told(&self.vfs, &error)),
         };
         let vfs = self.vfs.clone();
         let caller = Caller::of(req);
-        self.work(
-            slot,
-            async move { reply_empty(&vfs, caller.locking(vfs.rmdir(call, parent.0, &name)).await, reply) },
-        );
+        self.work(slot.at(&name), async move {
+            reply_empty(&vfs, caller.locking(vfs.rmdir(call, parent.0, &name)).await, reply)
+        });
     }
 
     fn rename(
@@ -218,7 +216,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req, "rename", parent) else { return reply.error(Errno::EIO) };
         let mode = if flags.is_empty() {
             RenameMode::Replace
         } else if flags == RenameFlags::RENAME_NOREPLACE {
@@ -226,15 +224,15 @@ impl Filesystem for Adapter {
         } else if flags == RenameFlags::RENAME_EXCHANGE {
             RenameMode::Exchange
         } else {
-            return reply.error(told(&FsError::Invalid));
+            return reply.error(told(&self.vfs, &FsError::Invalid));
         };
         let (name, newname) = match (utf8(name), utf8(newname)) {
             (Ok(name), Ok(newname)) => (name.to_owned(), newname.to_owned()),
-            (Err(error), _) | (_, Err(error)) => return reply.error(told(&error)),
+            (Err(error), _) | (_, Err(error)) => return reply.error(told(&self.vfs, &error)),
         };
         let vfs = self.vfs.clone();
         let caller = Caller::of(req);
-        self.work(slot, async move {
+        self.work(slot.at(&name), async move {
             reply_empty(
                 &vfs,
                 caller.locking(vfs.rename(call, (parent.0, &name), (newparent.0, &newname), mode)).await,
@@ -244,7 +242,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req, "open", ino) else { return reply.error(Errno::EIO) };
         let how = how_of(flags.0, req.pid());
         let vfs = self.vfs.clone();
         let caller = Caller::of(req);
@@ -254,7 +252,7 @@ impl Filesystem for Adapter {
                     vfs.commit();
                     reply.opened(FileHandle(opened.fh), fopen_flags(&opened, how));
                 }
-                Err(error) => reply.error(told(&error)),
+                Err(error) => reply.error(told(&vfs, &error)),
             }
         });
     }
@@ -269,22 +267,22 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req, "create", parent) else { return reply.error(Errno::EIO) };
         let how = how_of(flags, req.pid());
         let owner = (req.uid(), req.gid());
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
-            Err(error) => return reply.error(told(&error)),
+            Err(error) => return reply.error(told(&self.vfs, &error)),
         };
         let (vfs, caller) = (self.vfs.clone(), Caller::of(req));
-        self.work(slot, async move {
+        self.work(slot.at(&name), async move {
             match caller.locking(vfs.create(call, parent.0, &name, mode, owner, how)).await {
                 Ok((entry, opened)) => {
                     vfs.commit();
                     let flags = fopen_flags(&opened, how);
                     reply.created(&entry.ttl, &file_attr(&entry.attr), GENERATION, FileHandle(opened.fh), flags);
                 }
-                Err(error) => reply.error(told(&error)),
+                Err(error) => reply.error(told(&vfs, &error)),
             }
         });
     }
@@ -292,7 +290,7 @@ impl Filesystem for Adapter {
     fn read(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -300,13 +298,13 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((_, slot)) = self.enter(req, "read", ino) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
         let caller = Caller::of(req);
         self.work(slot, async move {
             match caller.waiting(vfs.read(fh.0, offset, size)).await {
                 Ok(bytes) => reply.data(&bytes),
-                Err(error) => reply.error(told(&error)),
+                Err(error) => reply.error(told(&vfs, &error)),
             }
         });
     }
@@ -323,7 +321,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((_, slot)) = self.enter(req, "write", ino) else { return reply.error(Errno::EIO) };
         let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let caller = if cached { Caller::of_nobody() } else { Caller::of(req) };
         if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) && self.vfs.has_privileges(ino.0) {
@@ -336,7 +334,7 @@ impl Filesystem for Adapter {
                 vfs.commit();
                 match written {
                     Ok(()) => reply.written(data.len() as u32),
-                    Err(error) => reply.error(told(&error)),
+                    Err(error) => reply.error(told(&vfs, &error)),
                 }
             });
             return;
@@ -346,7 +344,7 @@ impl Filesystem for Adapter {
                 self.vfs.commit();
                 reply.written(data.len() as u32);
             }
-            Err(error) => reply.error(told(&error)),
+            Err(error) => reply.error(told(&self.vfs, &error)),
             Ok(None) => {
                 let (vfs, data) = (self.vfs.clone(), data.to_vec());
                 self.work(slot, async move {
@@ -354,15 +352,15 @@ impl Filesystem for Adapter {
                     vfs.commit();
                     match written {
                         Ok(()) => reply.written(data.len() as u32),
-                        Err(error) => reply.error(told(&error)),
+                        Err(error) => reply.error(told(&vfs, &error)),
                     }
                 });
             }
         }
     }
 
-    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        let Some((call, slot)) = self.enter(req, "flush", ino) else { return reply.error(Errno::EIO) };
         let (vfs, tid) = (self.vfs.clone(), req.pid());
         let caller = Caller::of(req);
         self.work(slot, async move { reply_empty(&vfs, caller.waiting(vfs.flush(call, fh.0, tid)).await, reply) });
@@ -371,44 +369,44 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((_, slot)) = self.enter(req, "release", ino) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
         self.work(slot, async move { reply_empty(&vfs, vfs.release(fh.0).await, reply) });
     }
 
-    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+    fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let Some((call, slot)) = self.enter(req, "fsync", ino) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
         let caller = Caller::of(req);
         self.work(slot, async move { reply_empty(&vfs, caller.waiting(vfs.fsync(call, fh.0)).await, reply) });
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let Some((call, _slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, _slot)) = self.enter(req, "opendir", ino) else { return reply.error(Errno::EIO) };
         match self.vfs.opendir(call, ino.0) {
             Ok(fh) => {
                 self.vfs.commit();
                 reply.opened(FileHandle(fh), FopenFlags::empty());
             }
-            Err(error) => reply.error(told(&error)),
+            Err(error) => reply.error(told(&self.vfs, &error)),
         }
     }
 
-    fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+    fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let Some((_, slot)) = self.enter(req, "readdir", ino) else { return reply.error(Errno::EIO) };
         let (vfs, raw, unique) = (self.vfs.clone(), self.replies.clone(), req.unique().0);
         let caller = Caller::of(req);
         self.work(slot, async move {
             let snapshot = match caller.locking(vfs.readdir(fh.0, offset)).await {
                 Ok(snapshot) => snapshot,
-                Err(error) => return reply.error(told(&error)),
+                Err(error) => return reply.error(told(&vfs, &error)),
             };
             let entries = snapshot.iter().enumerate().skip(offset as usize);
             let first_is_unknown = snapshot.get(offset as usize).is_some_and(|(_, _, kind)| kind.is_none());
@@ -439,7 +437,7 @@ impl Filesystem for Adapter {
     }
 
     fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req, "readdirplus", ino) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
         let caller = Caller::of(req);
         self.work(slot, async move {
@@ -453,7 +451,7 @@ impl Filesystem for Adapter {
                             Ok(Added::Gone) => {}
                             // An empty answer would be the end of the directory. What comes before it is told; the next
                             // call begins with it.
-                            Err(error) if empty => return reply.error(told(&error)),
+                            Err(error) if empty => return reply.error(told(&vfs, &error)),
                             Ok(Added::Full) | Err(_) => break,
                         }
                         passed += 1;
@@ -461,13 +459,13 @@ impl Filesystem for Adapter {
                     note_listed(&vfs, fh.0, &entries, offset, passed);
                     reply.ok();
                 }
-                Err(error) => reply.error(told(&error)),
+                Err(error) => reply.error(told(&vfs, &error)),
             }
         });
     }
 
-    fn releasedir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        let Some((_, _slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+    fn releasedir(&self, req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        let Some((_, _slot)) = self.enter(req, "releasedir", ino) else { return reply.error(Errno::EIO) };
         self.vfs.releasedir(fh.0);
         self.vfs.commit();
         reply.ok();
@@ -479,27 +477,27 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((_, slot)) = self.enter(req, "readlink", ino) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
         let caller = Caller::of(req);
         self.work(slot, async move {
             match caller.waiting(vfs.readlink(ino.0)).await {
                 Ok(target) => reply.data(&target),
-                Err(error) => reply.error(told(&error)),
+                Err(error) => reply.error(told(&vfs, &error)),
             }
         });
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req, "symlink", parent) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
-            Err(error) => return reply.error(told(&error)),
+            Err(error) => return reply.error(told(&self.vfs, &error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
         let target = target.as_os_str().as_bytes().to_vec();
         let caller = Caller::of(req);
-        self.work(slot, async move {
+        self.work(slot.at(&name), async move {
             reply_entry(&vfs, caller.locking(vfs.symlink(call, parent.0, &name, &target, owner)).await, reply)
         });
     }
@@ -514,14 +512,14 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req, "mknod", parent) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
-            Err(error) => return reply.error(told(&error)),
+            Err(error) => return reply.error(told(&self.vfs, &error)),
         };
         let (vfs, owner) = (self.vfs.clone(), (req.uid(), req.gid()));
         let caller = Caller::of(req);
-        self.work(slot, async move {
+        self.work(slot.at(&name), async move {
             reply_entry(&vfs, caller.locking(vfs.mknod(call, parent.0, &name, mode, rdev, owner)).await, reply)
         });
     }
@@ -532,9 +530,9 @@ impl Filesystem for Adapter {
         let name = match utf8(name) {
             Ok(name) if is_refused(name) => return reply.error(Errno::EOPNOTSUPP),
             Ok(name) => name.to_owned(),
-            Err(error) => return reply.error(told(&error)),
+            Err(error) => return reply.error(told(&self.vfs, &error)),
         };
-        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((_, slot)) = self.enter(req, "getxattr", ino) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
         let caller = Caller::of(req);
         self.work(
@@ -544,7 +542,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((_, slot)) = self.enter(req, "listxattr", ino) else { return reply.error(Errno::EIO) };
         let vfs = self.vfs.clone();
         let caller = Caller::of(req);
         self.work(slot, async move {
@@ -564,10 +562,10 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req, "setxattr", ino) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
-            Err(error) => return reply.error(told(&error)),
+            Err(error) => return reply.error(told(&self.vfs, &error)),
         };
         let how = match flags {
             libc::XATTR_CREATE => SetXattr::New,
@@ -582,10 +580,10 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let Some((call, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((call, slot)) = self.enter(req, "removexattr", ino) else { return reply.error(Errno::EIO) };
         let name = match utf8(name) {
             Ok(name) => name.to_owned(),
-            Err(error) => return reply.error(told(&error)),
+            Err(error) => return reply.error(told(&self.vfs, &error)),
         };
         let vfs = self.vfs.clone();
         let caller = Caller::of(req);
@@ -619,14 +617,14 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let Some((_, slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((_, slot)) = self.enter(req, "fallocate", ino) else { return reply.error(Errno::EIO) };
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let zero = match mode & !libc::FALLOC_FL_KEEP_SIZE {
             0 => false,
@@ -641,8 +639,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn lseek(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        let Some((_, _slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+    fn lseek(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let Some((_, _slot)) = self.enter(req, "lseek", ino) else { return reply.error(Errno::EIO) };
         let what = match whence {
             libc::SEEK_DATA => Seek::Data,
             libc::SEEK_HOLE => Seek::Hole,
@@ -652,7 +650,7 @@ impl Filesystem for Adapter {
         match self.vfs.seek(fh.0, offset, what) {
             Ok(Some(found)) => reply.offset(found as i64),
             Ok(None) => reply.error(Errno::ENXIO),
-            Err(error) => reply.error(told(&error)),
+            Err(error) => reply.error(told(&self.vfs, &error)),
         }
     }
 
@@ -662,14 +660,14 @@ impl Filesystem for Adapter {
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
-        _ino_out: INodeNo,
+        ino_out: INodeNo,
         fh_out: FileHandle,
         offset_out: u64,
         len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let Some((_, _slot)) = self.enter(req) else { return reply.error(Errno::EIO) };
+        let Some((_, _slot)) = self.enter(req, "copy_file_range", ino_out) else { return reply.error(Errno::EIO) };
         // The reply counts in 32 bits.
         let len = len.min(u64::from(u32::MAX));
         match self.vfs.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len) {
@@ -679,7 +677,7 @@ impl Filesystem for Adapter {
             }
             // The kernel reads and writes instead.
             Err(FsError::Unsupported) => reply.error(Errno::EOPNOTSUPP),
-            Err(error) => reply.error(told(&error)),
+            Err(error) => reply.error(told(&self.vfs, &error)),
         }
     }
 

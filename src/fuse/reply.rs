@@ -3,6 +3,7 @@
 //! Every answer that tells the kernel something comes after `commit`: what it was told outlives this process.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -12,7 +13,9 @@ use fuser::{
 
 use super::call::Call as Caller;
 use super::errno::errno;
+use super::work::doing;
 use crate::base::KeyError;
+use crate::base::fields;
 use crate::vfs::{Attr, Call, Entry, FsError, Kind, OpenHow, OpenedFile, SetTime, Vfs};
 
 /// Block size that `stat` and `statfs` tell.
@@ -87,7 +90,7 @@ pub(super) fn reply_entry(vfs: &Vfs, result: Result<Entry, FsError>, reply: Repl
     vfs.commit();
     match result {
         Ok(entry) => reply.entry(&entry.ttl, &file_attr(&entry.attr), GENERATION),
-        Err(error) => reply.error(told(&error)),
+        Err(error) => reply.error(told(vfs, &error)),
     }
 }
 
@@ -95,7 +98,7 @@ pub(super) fn reply_attr(vfs: &Vfs, result: Result<Entry, FsError>, reply: Reply
     vfs.commit();
     match result {
         Ok(entry) => reply.attr(&entry.ttl, &file_attr(&entry.attr)),
-        Err(error) => reply.error(told(&error)),
+        Err(error) => reply.error(told(vfs, &error)),
     }
 }
 
@@ -103,7 +106,7 @@ pub(super) fn reply_empty(vfs: &Vfs, result: Result<(), FsError>, reply: ReplyEm
     vfs.commit();
     match result {
         Ok(()) => reply.ok(),
-        Err(error) => reply.error(told(&error)),
+        Err(error) => reply.error(told(vfs, &error)),
     }
 }
 
@@ -114,17 +117,39 @@ pub(super) fn reply_xattr(vfs: &Vfs, result: Result<Vec<u8>, FsError>, size: u32
         Ok(value) if size == 0 => reply.size(value.len() as u32),
         Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
         Ok(value) => reply.data(&value),
-        Err(error) => reply.error(told(&error)),
+        Err(error) => reply.error(told(vfs, &error)),
     }
 }
 
 /// The errno of a failure; what is no ordinary answer is logged in words, since the application sees the number.
-pub(super) fn told(error: &FsError) -> fuser::Errno {
+pub(super) fn told(vfs: &Vfs, error: &FsError) -> fuser::Errno {
     match error {
-        FsError::Oss(_) | FsError::Write(_) | FsError::Read(_) => log::warn!("{error}"),
+        FsError::Oss(_) | FsError::Write(_) | FsError::Read(_) => log::warn!("{}", Failure { vfs, error }),
         _ => log::trace!("{error}"),
     }
     errno(error)
+}
+
+/// A call that failed: `CALL: ERROR`, with the key in front of an error that does not name it.
+struct Failure<'f> {
+    vfs: &'f Vfs,
+    error: &'f FsError,
+}
+
+impl fmt::Display for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((call, key)) = doing(self.vfs) else { return write!(f, "{}", self.error) };
+        // Before this call's own fields are noted: what the error tells goes first.
+        let error = self.error.to_string();
+        fields::note(fields::OPERATION, call);
+        match key {
+            Some(key) if !self.error.names_its_object() => {
+                fields::note(fields::PATH, &key);
+                write!(f, "{call} {key}: {error}")
+            }
+            _ => write!(f, "{call}: {error}"),
+        }
+    }
 }
 
 /// Notes the first `told` entries from `offset` on: the answer that follows tells them.

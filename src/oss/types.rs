@@ -221,6 +221,8 @@ pub struct GetReply {
     /// The bytes that the body carries; checked against `Content-Range`, never longer than asked for.
     pub range: ByteRange,
     pub body: BodyStream,
+    /// By which the service knows the request.
+    pub request_id: Option<Box<str>>,
 }
 
 impl fmt::Debug for GetReply {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::fetch::Incoming;
 use super::reader::Reader;
 use super::shared::Shared;
 use super::{Opened, ReadOptions};
@@ -85,7 +86,7 @@ impl ReadEngine {
     fn opened(&self, key: ObjectKey, reply: GetReply, worker: OwnedSemaphorePermit) -> Opened {
         let shared = self.0.share(key, &reply.meta);
         if !reply.range.is_empty() && reply.range.end <= reply.meta.size {
-            shared.adopt(reply.range, reply.body, worker);
+            shared.adopt(reply.range, Incoming { body: reply.body, request_id: reply.request_id }, worker);
         }
         Opened::Current { meta: reply.meta, reader: Arc::new(Reader::new(shared)) }
     }

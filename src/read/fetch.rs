@@ -33,16 +33,24 @@ pub(super) struct Fetch {
     at: u64,
     crc: Crc64,
     breaks: u32,
+    /// Of the request whose body is received.
+    request_id: Option<Box<str>>,
+}
+
+/// The body of a reply, and by what the service knows the request.
+pub(super) struct Incoming {
+    pub(super) body: BodyStream,
+    pub(super) request_id: Option<Box<str>>,
 }
 
 impl Fetch {
     pub(super) fn new(shared: Arc<Shared>, fill: Arc<Fill>) -> Self {
         let at = fill.range().start;
-        Self { shared, fill, at, crc: Crc64::new(), breaks: 0 }
+        Self { shared, fill, at, crc: Crc64::new(), breaks: 0, request_id: None }
     }
 
     /// Fetches, with `worker` or when there is one; goes on with `body` where a reply began this.
-    pub(super) async fn run(mut self, worker: Option<OwnedSemaphorePermit>, body: Option<BodyStream>) {
+    pub(super) async fn run(mut self, worker: Option<OwnedSemaphorePermit>, body: Option<Incoming>) {
         let _worker = match worker {
             Some(worker) => worker,
             None => self.shared.engine.worker().await,
@@ -53,13 +61,14 @@ impl Fetch {
         }
     }
 
-    async fn transfer(&mut self, mut body: Option<BodyStream>) -> Result<(), ReadError> {
+    async fn transfer(&mut self, mut body: Option<Incoming>) -> Result<(), ReadError> {
         while self.at < self.fill.range().end {
             let from = self.at;
-            let body = match body.take() {
+            let Incoming { body, request_id } = match body.take() {
                 Some(body) => body,
                 None => self.request().await?,
             };
+            self.request_id = request_id;
             if let Err(error) = self.drain(body).await? {
                 self.pause(error, from).await?;
             }
@@ -68,14 +77,14 @@ impl Fetch {
     }
 
     /// A body that begins at the next byte.
-    async fn request(&self) -> Result<BodyStream, ReadError> {
+    async fn request(&self) -> Result<Incoming, ReadError> {
         let range = ByteRange::new(self.at, self.fill.range().end);
         loop {
             let pin = self.shared.pin();
             let options = GetOptions { range: Some(range), if_match: Some(pin.etag.clone()), if_none_match: None };
             match self.shared.engine.client.get_object(&pin.key, &options).await {
                 Ok(reply) if reply.meta.size == self.shared.size && reply.meta.etag == pin.etag => {
-                    return Ok(reply.body);
+                    return Ok(Incoming { body: reply.body, request_id: reply.request_id });
                 }
                 Ok(reply) => log::warn!("{}: got version {} in spite of If-Match", pin.key, reply.meta.etag),
                 Err(error) if is_stale(error.kind) => log::debug!("{}: {error}", pin.key),
@@ -107,7 +116,7 @@ impl Fetch {
             self.crc.update(&bytes);
         }
         self.at += bytes.len() as u64;
-        if self.at == range.end && !self.shared.record(range, self.crc.value()) {
+        if self.at == range.end && !self.shared.record(range, self.crc.value(), self.request_id.as_deref()) {
             return Err(ReadError::Corrupt);
         }
         self.fill.push(bytes);

@@ -16,11 +16,11 @@ use super::ReadError;
 use super::block::{Block, Fill};
 use super::blocks::Blocks;
 use super::engine::Engine;
-use super::fetch::Fetch;
+use super::fetch::{Fetch, Incoming};
 use super::tally::{Tally, Verdict};
 use super::window::{BEHIND, History, Limits};
 use crate::base::{ByteRange, ETag, Grant, ObjectKey};
-use crate::oss::{BodyStream, ObjectMeta};
+use crate::oss::ObjectMeta;
 
 /// Where the object is now and which version of it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl Shared {
     }
 
     /// Takes in the body of the request that opened the object, unless memory for it would have to be waited for.
-    pub(super) fn adopt(self: &Arc<Self>, range: ByteRange, body: BodyStream, worker: OwnedSemaphorePermit) {
+    pub(super) fn adopt(self: &Arc<Self>, range: ByteRange, body: Incoming, worker: OwnedSemaphorePermit) {
         let Some(grant) = self.engine.options.memory.acquire(range.len()).now_or_never() else { return };
         let mut state = self.state.lock();
         state.unclaimed = range;
@@ -194,7 +194,7 @@ impl Shared {
         range: ByteRange,
         grant: Grant,
         worker: Option<OwnedSemaphorePermit>,
-        body: Option<BodyStream>,
+        body: Option<Incoming>,
     ) -> Arc<Block> {
         let fill = Fill::new(range, grant);
         let fetch = Fetch::new(Arc::clone(self), Arc::clone(&fill));
@@ -217,12 +217,15 @@ impl Shared {
     }
 
     /// Adds the sum of a block that was received; false if the object turns out to be corrupt.
-    pub(super) fn record(&self, range: ByteRange, crc: u64) -> bool {
+    /// `request_id` is that of its last request.
+    pub(super) fn record(&self, range: ByteRange, crc: u64, request_id: Option<&str>) -> bool {
         let Some(expected) = self.crc64 else { return true };
         let mut state = self.state.lock();
         let verdict = state.tally.add(range, crc, ByteRange::new(0, self.size), expected);
         if verdict == Verdict::Mismatch {
-            log::error!("{}: the {} bytes received do not have the CRC64 {expected}", state.pin.key, self.size);
+            let request = request_id.unwrap_or("unknown");
+            let key = &state.pin.key;
+            log::error!("{key}: the {} bytes received do not have the CRC64 {expected} (request {request})", self.size);
             state.discard();
         }
         verdict != Verdict::Mismatch

@@ -60,6 +60,11 @@ pub enum FsError {
 }
 
 impl FsError {
+    /// Whether its words tell which object it is about.
+    pub fn names_its_object(&self) -> bool {
+        matches!(self, Self::Oss(_) | Self::Write(WriteError::Oss(_)) | Self::Read(ReadError::Oss(_)))
+    }
+
     /// Whether the service did not answer, or not in time.
     pub(super) fn is_outage(&self) -> bool {
         match self {

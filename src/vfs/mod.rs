@@ -208,6 +208,17 @@ impl Vfs {
         self.handles.len()
     }
 
+    /// The key of an inode, or of a name in it; `None` where it has no name any more. Only to be told of: nothing keeps it
+    /// from changing.
+    pub fn key_for_log(&self, ino: u64, name: Option<&str>) -> Option<String> {
+        let tree = self.tree.lock();
+        let path = match name {
+            Some(name) => tree.child_path(ino, name),
+            None => tree.path(ino),
+        };
+        Some(self.options.prefix.dir_key(&path?).trim_end_matches('/').to_owned())
+    }
+
     /// Keys met that no path can carry.
     pub fn hidden_keys(&self) -> u64 {
         self.hidden.load(Ordering::Relaxed)

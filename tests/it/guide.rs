@@ -1,9 +1,9 @@
-//! docs/GUIDE.md, followed word by word: its commands are run in their order, by a newcomer on a clean machine, and
-//! print what the guide says.
+//! docs/GUIDE.md and the README's first pages, followed word by word: their commands are run in their order, by a
+//! newcomer on a clean machine, and print what the guide says.
 //!
 //! The machine is the test's own view of this one: `/etc`, `/usr/local`, `/usr/sbin`, `/var/lib`, `/mnt` and the home
 //! are others there, and so is the port. What installs packages, builds, or changes the user is a word that does
-//! nothing. The large file is smaller.
+//! nothing. The large file is smaller. The machine has no systemd: `guide/systemctl` does what the unit says.
 
 use std::fs;
 use std::net::TcpListener;
@@ -14,6 +14,9 @@ use std::process::{Command, Stdio};
 use super::harness::{Bench, end_with_parent, is_root, sh, show_real_helpers};
 
 const GUIDE: &str = "docs/GUIDE.md";
+const README: &str = "README.md";
+/// Reads the installed unit as systemd would.
+const SYSTEMCTL: &str = include_str!("guide/systemctl");
 /// What the guide says, and what is taken for it here.
 const LARGE: (&str, &str) = ("head -c 1G ", "head -c 96M ");
 const PORT: &str = "9000";
@@ -42,6 +45,17 @@ fn steps(guide: &str) -> Vec<Step> {
         }
     }
     found
+}
+
+/// The lines of the first block behind these words, as commands that may print anything.
+fn block_behind(page: &str, words: &str) -> Vec<Step> {
+    let (_, rest) = page.split_once(words).unwrap_or_else(|| panic!("{words:?} is not there"));
+    let block = rest.split("```\n").nth(1).unwrap();
+    block.lines().map(anything).collect()
+}
+
+fn anything(command: &str) -> Step {
+    Step { command: command.to_owned(), prints: vec!["…".to_owned()] }
 }
 
 /// Whether a line is as the guide says, `…` being any text.
@@ -82,9 +96,12 @@ fn clean_machine(machine: &Path) {
     sh(machine, script);
     fs::create_dir_all(machine.join("target/release")).unwrap();
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ossfuse"), machine.join("target/release/ossfuse")).unwrap();
-    for (word, does) in [("sudo", "exec \"$@\""), ("apt-get", ":"), ("cargo", ":")] {
+    // sudo lets no key through.
+    let sudo = "#!/bin/sh\nexec env -u OSS_ACCESS_KEY_ID -u OSS_ACCESS_KEY_SECRET \"$@\"\n";
+    let nothing = "#!/bin/sh\n";
+    for (word, does) in [("sudo", sudo), ("apt-get", nothing), ("cargo", nothing), ("systemctl", SYSTEMCTL)] {
         let path = machine.join("words").join(word);
-        fs::write(&path, format!("#!/bin/sh\n{does}\n")).unwrap();
+        fs::write(&path, does).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 }
@@ -127,8 +144,12 @@ fn free_port() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
 }
 
-#[test]
-fn a_newcomer_follows_the_guide() {
+fn page(name: &str) -> String {
+    fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// Follows the steps on a clean machine; each must succeed and print what it is said to.
+fn assert_followed(steps: &[Step]) {
     let Some(_namespace) = Bench::new() else { return };
     if !is_root() {
         return println!("skipped: only root can have a view of the machine of its own");
@@ -136,11 +157,7 @@ fn a_newcomer_follows_the_guide() {
     // State in memory is refused, and /tmp may be that.
     let machine = tempfile::Builder::new().prefix("ossfuse-guide-").tempdir_in("/var/tmp").unwrap();
     clean_machine(machine.path());
-    let guide = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(GUIDE)).unwrap();
-    assert!(guide.contains(LARGE.0), "the large file is large");
-    let steps = steps(&guide.replace(LARGE.0, LARGE.1).replace(PORT, &free_port()));
-    assert!(steps.len() > 30, "{}", steps.len());
-    let done = follow(machine.path(), &steps);
+    let done = follow(machine.path(), steps);
     let mut wrong = Vec::new();
     for (at, step) in steps.iter().enumerate() {
         let (printed, status) = done.get(at).map_or(("", "the shell ended before"), |(one, two)| (one, two));
@@ -151,6 +168,44 @@ fn a_newcomer_follows_the_guide() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn a_newcomer_follows_the_guide() {
+    let guide = page(GUIDE);
+    assert!(guide.contains(LARGE.0), "the large file is large");
+    let steps = steps(&guide.replace(LARGE.0, LARGE.1).replace(PORT, &free_port()));
+    for words in ["mount -a", "kill -9", "systemctl enable", "systemctl reload", "--uninstall"] {
+        assert!(steps.iter().any(|step| step.command.contains(words)), "{words}");
+    }
+    assert_followed(&steps);
+}
+
+/// "A first mount" and "Mount at boot". For the service stands the dev server, which the config file has to name.
+#[test]
+fn a_newcomer_follows_the_readme() {
+    let readme = page(README).replace(PORT, &free_port());
+    let first = block_behind(&readme, "With the dev server, on this machine alone:");
+    let endpoint = first.iter().find_map(|step| step.command.split_once(" --endpoint ")?.1.split(' ').next());
+    let endpoint = endpoint.expect("the first mount names the dev server").to_owned();
+    let key = format!("endpoint {endpoint} region cn-hangzhou access-key-id test-ak access-key-secret test-sk |");
+    let mut boot = block_behind(&readme, "## Mount at boot");
+    let placeholders = "region cn-hangzhou access-key-id ... access-key-secret ... |";
+    assert!(boot.iter().any(|step| step.command.contains(placeholders)), "{boot:?}");
+    boot.iter_mut().for_each(|step| step.command = step.command.replace(placeholders, &key));
+    let object = |name: &str| format!("{endpoint}/_dev/object/my-bucket/{name}");
+    let before = ["mkdir ~/documents && echo hello >~/documents/f", "PATH=$CARGO_TARGET_DIR/release:$PATH"];
+    let between = format!("curl --silent --fail {} | grep hello", object("documents/f"));
+    let after = [
+        "test \"$(stat -c %a /etc/ossfuse/config.toml)\" = 600 && echo boot | sudo tee /mnt/oss/f".to_owned(),
+        // The reboot.
+        "sudo umount -a -t fuse.ossfuse && sudo mount -a && grep boot /mnt/oss/f && sudo umount /mnt/oss".to_owned(),
+        format!("curl --silent --fail {} | grep boot", object("f")),
+    ];
+    let before = before.into_iter().map(anything);
+    let after = after.iter().map(|command| anything(command));
+    let steps: Vec<Step> = before.chain(first).chain([anything(&between)]).chain(boot).chain(after).collect();
+    assert_followed(&steps);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod attributes;
 mod boot;
+mod cli;
 mod close;
 mod config;
 mod conformance;

@@ -67,7 +67,8 @@ async fn reach(connection: &ConnectionConfig, tell: &mut Tell<'_>) -> Result<boo
         tell(Check::fail("DNS", format!("{host} has no address"), "check --endpoint, --region and DNS"))?;
         return Ok(false);
     }
-    tell(Check::ok("DNS", format!("{host} has {} addresses", addresses.len())))?;
+    let count = if addresses.len() == 1 { "1 address".to_owned() } else { format!("{} addresses", addresses.len()) };
+    tell(Check::ok("DNS", format!("{host} has {count}")))?;
     let connected = tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect(&*addresses)).await;
     let why = match connected {
         Ok(Ok(_)) => {

@@ -105,7 +105,8 @@ const EXAMPLE: &str = "Examples:
   ossfuse recover list
   ossfuse recover list my-bucket:photos --json
   ossfuse recover show 0640f8a1b2c3d4-00000001
-  ossfuse recover publish 0640f8a1b2c3d4-00000001 --as photos/saved.jpg --region cn-hangzhou
+  ossfuse recover publish 0640f8a1b2c3d4-00000001 --region cn-hangzhou
+  ossfuse recover publish 0640f8a1b2c3d4-00000001 --as photos/saved.jpg
   ossfuse recover export 0640f8a1b2c3d4-00000001 /tmp/saved.jpg
   ossfuse recover discard 0640f8a1b2c3d4-00000001
 

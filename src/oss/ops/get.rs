@@ -64,17 +64,18 @@ impl Client {
     ) -> Result<GetReply, String> {
         let (range, size) = answered_range(reply.status, &reply.headers, asked)?;
         let meta = object_meta(&reply.headers, size, true).map_err(|error| error.to_string())?;
+        let request_id: Option<Box<str>> = header(&reply.headers, REQUEST_ID).map(Into::into);
         let origin = Origin {
             operation: Operation::GetObject,
             subject: key.as_str().into(),
-            request_id: header(&reply.headers, REQUEST_ID).map(Into::into),
+            request_id: request_id.clone().map(Into::into),
             status: reply.status.as_u16(),
         };
         let transport = self.transport();
         let body = reply.stream.take().unwrap_or_default();
         let body = Download::new(body, range.len(), transport.patience, origin, transport.counters.clone())
             .shaped(transport.download.as_ref(), prepaid);
-        Ok(GetReply { meta, range, body: Box::pin(body) })
+        Ok(GetReply { meta, range, body: Box::pin(body), request_id })
     }
 }
 
