@@ -240,16 +240,16 @@ impl SpillStore {
         let left = left.map(|entry| Doomed { path: entry.path(), durable: true }).collect::<Vec<_>>();
         let (shared, layout) = (Arc::downgrade(&store.shared), folder.layout().clone());
         let sweep = move || {
-            if are_over(&left, &layout, None) {
+            if are_over(&left, &layout) {
                 left.iter().for_each(|doomed| delete(&doomed.path));
             }
             while let Ok(first) = doomed.recv() {
                 let batch: Vec<Doomed> = std::iter::once(first).chain(doomed.try_iter()).collect();
                 // The one who sends is the one who may use it again: where that has ended, nobody will.
-                let shared = shared.upgrade();
-                if !are_over(&batch, &layout, shared.as_ref().map(|shared| &shared.ended)) {
+                if !are_over(&batch, &layout) {
                     continue;
                 }
+                let shared = shared.upgrade();
                 for Doomed { path, .. } in batch {
                     if !shared.as_ref().is_some_and(|shared| shared.spares.keep(&path)) {
                         delete(&path);
@@ -363,23 +363,20 @@ pub fn read_only_scan(layout: &Layout) -> Result<Vec<Found>, SpillError> {
 }
 
 /// Whether folders are in the trash for good. What is taken from a session that power loss puts back would be missing
-/// from a file that was promised.
-fn are_over(doomed: &[Doomed], layout: &Layout, ended: Option<&AtomicBool>) -> bool {
+/// from a file that was promised. Who waits for ends (`settle_ends`) syncs by itself: it must not be told of one that is
+/// only on its way.
+fn are_over(doomed: &[Doomed], layout: &Layout) -> bool {
+    let sync = |folder: PathBuf| File::open(folder)?.sync_all();
     if !doomed.iter().any(|doomed| doomed.durable) {
         return true;
     }
-    if let Some(ended) = ended {
-        ended.store(false, Ordering::Release);
-    }
-    let sync = |folder: PathBuf| File::open(folder)?.sync_all();
-    let done = sync(layout.trash()).and_then(|()| sync(layout.spill()));
-    if let Err(error) = &done {
-        log::warn!("what is in the trash stays until the next mount: {error}");
-        if let Some(ended) = ended {
-            ended.store(true, Ordering::Release);
+    match sync(layout.trash()).and_then(|()| sync(layout.spill())) {
+        Ok(()) => true,
+        Err(error) => {
+            log::warn!("what is in the trash stays until the next mount: {error}");
+            false
         }
     }
-    done.is_ok()
 }
 
 fn delete(path: &Path) {

@@ -119,9 +119,7 @@ impl DirtyFile {
             let unhidden = !state.hidden && (!due.is_empty() || !state.inner_parts(State::has).is_empty());
             if unhidden && self.publishing.try_lock().is_ok() {
                 state.hidden = true;
-                if let Some(transfer) = state.let_go() {
-                    self.engine.runtime().spawn(async move { transfer.abort().await });
-                }
+                self.give_up(state.let_go());
                 state.inner_parts(may_go)
             } else {
                 due

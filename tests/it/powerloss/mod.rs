@@ -307,15 +307,16 @@ fn attributes(writer: &mut Recorder<'_>) {
     writer.rename_dir("d", "e");
     touch(writer, "e/in", 1_000_000_003);
     chmod(writer, "f", 0o604);
+    writer.settle();
     writer.append("f", &noise(54, 4 * KIB));
+    writer.settle();
     chmod(writer, "f", 0o644);
-    writer.settle();
     set_xattr(writer, "moved", "four");
-    writer.patch("moved", 150 * KIB, b"changed");
-    touch(writer, "moved", 1_000_000_004);
     writer.settle();
-    // With nothing to be sent of it any more, and in one session.
-    writer.put_with_mode("f", &noise(55, 2 * KIB), 0o666);
+    writer.patch("moved", 150 * KIB, b"changed");
+    writer.settle();
+    touch(writer, "moved", 1_000_000_004);
+    writer.put("e/in", &noise(55, 2 * KIB));
 }
 
 fn chmod(writer: &mut Recorder<'_>, name: &str, mode: u32) {
