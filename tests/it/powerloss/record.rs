@@ -100,6 +100,17 @@ impl Promises {
         wrong
     }
 
+    /// The names that the file of this name may have had before.
+    fn names_of<'n>(&'n self, name: &'n String) -> Vec<&'n String> {
+        let mut names = vec![name];
+        for one in self.moves.iter().rev() {
+            if names.contains(&&one.names[1]) && !names.contains(&&one.names[0]) {
+                names.push(&one.names[0]);
+            }
+        }
+        names
+    }
+
     fn check_bytes(&self, cut: usize, found: &BTreeMap<String, Vec<u8>>, strict: bool) -> Vec<String> {
         let mut wrong = Vec::new();
         let known: BTreeSet<&String> = self.names.keys().collect();
@@ -113,7 +124,9 @@ impl Promises {
             // already, or not deleted yet.
             let moved = |one: &&Move| one.begun <= cut && cut < one.acked && one.names.contains(name);
             let is_copy = self.moves.iter().filter(moved).any(|one| {
-                held.is_some() && self.names[&one.names[0]].iter().any(|version| version.content.as_ref() == held)
+                let was_held =
+                    |name: &&String| self.names[*name].iter().any(|version| version.content.as_ref() == held);
+                held.is_some() && self.names_of(&one.names[0]).iter().any(was_held)
             });
             // A session that had ended, and whose end had not reached the disk, may by chance have come back.
             let was_there = |version: &Version| version.acked.is_some_and(|acked| acked <= cut);
