@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use crate::disk::{Disk, Image, Loss, Op, Rng};
-use crate::harness::{BUCKET, Bench, KIB, noise, wait_until};
+use crate::harness::{BUCKET, Bench, KIB, noise, wait_for, wait_until};
 pub(crate) use record::try_close;
 use record::{Cut, Found, Promises, Recorder, close, watch};
 
@@ -442,6 +442,65 @@ fn a_close_that_was_cut_off_publishes_nothing_that_is_torn() {
         writer.patch("f", 50_000, &noise(29, 5000));
         writer.patch("f", 3, &noise(30, 70_000));
     });
+}
+
+/// A session came back whose spill files had been emptied for the next one: its file was published as zeros, beside the
+/// good one.
+#[test]
+fn a_session_is_emptied_only_once_its_end_is_on_the_disk() {
+    let Some(bench) = Bench::new() else { return };
+    let disk = Disk::mount(&bench.folder("state"));
+    let mount = bench.mount(&[]);
+    let file = File::create(mount.path("f")).unwrap();
+    file.write_all_at(&noise(33, 9000), 0).unwrap();
+    file.sync_all().unwrap();
+    close(file);
+    // The session's folder goes to the trash, and there its spill file is emptied or removed.
+    let emptied = || {
+        let ops = disk.ops();
+        let piece = ops.iter().find_map(|op| match op {
+            Op::Make { name, ino, dir, .. } if name == "000000" => Some((*ino, *dir)),
+            _ => None,
+        });
+        let (piece, folder) = piece.expect("a spill file");
+        let goes = |op: &Op| match op {
+            Op::Resize { ino, size: 0, .. } | Op::Remove { ino, .. } => *ino == piece,
+            _ => false,
+        };
+        let at = ops.iter().position(goes)?;
+        Some((ops, folder, at))
+    };
+    let (ops, folder, at) = wait_for("its bytes are taken away", emptied);
+    let moved = |op: &Op| match op {
+        Op::Rename { to, ino, .. } if *ino == folder => Some(to.0),
+        _ => None,
+    };
+    let ended = ops[..at].iter().rposition(|op| moved(op).is_some()).expect("it is in the trash by then");
+    let trash = moved(&ops[ended]).unwrap();
+    let is_synced = ops[ended..at].iter().any(|op| matches!(op, Op::SyncDir { ino } if *ino == trash));
+    assert!(is_synced, "{:?}", ops[ended..=at].iter().map(ToString::to_string).collect::<Vec<_>>());
+    mount.kill();
+}
+
+/// The intent of a move that was done came back, and what had been put at the old names since was moved too.
+#[test]
+fn the_move_of_a_directory_has_ended_on_the_disk_when_it_is_answered() {
+    let Some(bench) = Bench::new() else { return };
+    let disk = Disk::mount(&bench.folder("state"));
+    let mount = bench.mount(&[]);
+    mount.sh("mkdir d; echo one > d/one; echo two > d/two");
+    mount.settle();
+    let before = disk.position();
+    std::fs::rename(mount.path("d"), mount.path("e")).unwrap();
+    let ops = disk.ops().split_off(before);
+    let intents = ops.iter().find_map(|op| match op {
+        Op::Rename { to, .. } if op.to_string().contains(".tmp") => Some(to.0),
+        _ => None,
+    });
+    let intents = intents.expect("an intent was written");
+    let gone = ops.iter().rposition(|op| matches!(op, Op::Remove { dir, .. } if *dir == intents)).expect("it has gone");
+    assert!(ops[gone..].iter().any(|op| matches!(op, Op::SyncDir { ino } if *ino == intents)));
+    mount.kill();
 }
 
 /// Power loss may take any part of it, and leave it as it was long ago.
