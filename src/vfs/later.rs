@@ -7,7 +7,7 @@
 //! Where another client has replaced the object meanwhile, what was changed goes onto its object, but not the times:
 //! they told of bytes that are gone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,6 @@ use super::Vfs;
 use super::attr::{Attr, Version};
 use super::error::FsError;
 use super::tree::{Listed, Tree};
-use crate::base::caller::wait;
 use crate::base::posix::UserMeta;
 use crate::base::{ETag, ObjectKey, SessionId, crash};
 use crate::intent::{MetaChange, Work};
@@ -47,9 +46,6 @@ pub(super) struct Later {
     /// Somebody waits: nothing lingers.
     hurried: Notify,
     permits: Semaphore,
-    /// Objects whose attributes an earlier process has left to be sent. Whoever looks at one, or gives it another name,
-    /// waits for that: what was answered must be seen.
-    replaying: Mutex<BTreeSet<ObjectKey>>,
 }
 
 impl Default for Later {
@@ -59,7 +55,6 @@ impl Default for Later {
             changed: Notify::new(),
             hurried: Notify::new(),
             permits: Semaphore::new(AT_ONCE),
-            replaying: Mutex::default(),
         }
     }
 }
@@ -214,6 +209,7 @@ impl Vfs {
         let work = pending.work();
         (node.attr, node.fresh_until, node.pinned) = (*new, Some(deadline), true);
         node.version = Some(Version { headers: Some(Box::new(headers)), ..held });
+        tree.note_object(ino);
         Ok(Some((work, is_first)))
     }
 
@@ -450,11 +446,6 @@ impl Vfs {
         self.attributes_under(path).len() as u64
     }
 
-    /// Those of an earlier process.
-    pub(super) fn attributes_replayed(&self) -> u64 {
-        self.later.replaying.lock().len() as u64
-    }
-
     /// Sends what is pending at and under a path; what fails is told, and tried again in the background.
     pub(super) async fn send_all_attributes(&self, path: &str) -> Vec<(String, FsError)> {
         let work = stream::iter(self.attributes_under(path))
@@ -500,32 +491,17 @@ impl Vfs {
         let etags: Vec<ETag> = left.iter().map(|left| left.etag.clone()).collect();
         let mut changed = MetaChange::new();
         left.into_iter().for_each(|left| changed.extend(left.changed));
-        self.later.replaying.lock().insert(key.clone());
+        let keys = vec![key.clone()];
         let change = Arc::new((key, etags, changed, older));
-        self.repeat(last, None, move |vfs| {
+        self.repeat(last, keys, None, move |vfs| {
             let change = change.clone();
             async move {
                 let (key, etags, changed, older) = &*change;
                 vfs.send_replayed(key, etags, changed).await?;
                 older.iter().for_each(|id| vfs.intents.finish(*id));
-                vfs.later.replaying.lock().remove(key);
-                vfs.later.changed.notify_waiters();
                 Ok(())
             }
         });
-    }
-
-    /// Waits until the attributes of an object are those that an earlier process has answered.
-    pub(super) async fn attributes_replayed_at(&self, key: &ObjectKey) -> Result<(), FsError> {
-        let is_done = || (!self.later.replaying.lock().contains(key)).then_some(());
-        Ok(wait(self.later.wait_until(is_done)).await?)
-    }
-
-    /// The same for all that is below a prefix.
-    pub(super) async fn attributes_replayed_below(&self, prefix: &str) -> Result<(), FsError> {
-        let is_below = |key: &ObjectKey| key.as_str().starts_with(prefix);
-        let is_done = || (!self.later.replaying.lock().iter().any(is_below)).then_some(());
-        Ok(wait(self.later.wait_until(is_done)).await?)
     }
 
     /// `etags`: the versions that the changes were meant for; all but one are gone, by the program's own doing.

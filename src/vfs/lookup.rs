@@ -134,6 +134,7 @@ impl Vfs {
     /// What the bucket has at a path. One page of the directory's listing tells as much as asking for the name
     /// twice (as a file, as a directory), and answers the next look-ups too; large directories are not listed.
     async fn find(&self, parent: u64, name: &str, path: &str) -> Result<Option<Found>, FsError> {
+        self.settled_at(&self.file_key(path)?).await?;
         self.list_if_small(parent).await?;
         let listed = {
             let tree = self.tree.lock();
@@ -180,7 +181,6 @@ impl Vfs {
     }
 
     async fn find_file(&self, key: &ObjectKey) -> Result<Option<Found>, FsError> {
-        self.attributes_replayed_at(key).await?;
         let told = self.client.head_object(key).await;
         self.file_of(key, told, true).await
     }

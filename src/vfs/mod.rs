@@ -11,6 +11,7 @@ mod handles;
 mod io;
 mod keep;
 mod later;
+mod left;
 mod link;
 mod lookup;
 mod mutate;
@@ -125,6 +126,7 @@ pub struct Vfs {
     unfinished: Mutex<rename::Unfinished>,
     /// Attributes of finished files that are not in the bucket yet.
     later: later::Later,
+    left: left::Left,
     /// For what goes on in the background.
     me: Weak<Self>,
     /// Which inode a write session belongs to.
@@ -154,6 +156,7 @@ impl Vfs {
             intents,
             unfinished: Mutex::default(),
             later: later::Later::default(),
+            left: left::Left::default(),
             me: me.clone(),
             client: write.upload().client().clone(),
             options,

@@ -219,7 +219,7 @@ impl Vfs {
         }
         let (_, _, path) = self.place(ino)?;
         let key = self.file_key(&path)?;
-        self.attributes_replayed_at(&key).await?;
+        self.settled_at(&key).await?;
         match self.client.head_object(&key).await {
             Ok(meta) => self.seen(ino, &key, Version::of(&meta)),
             // Deleted meanwhile: there is nothing to keep.
@@ -232,7 +232,7 @@ impl Vfs {
     async fn look(&self, ino: u64, how: OpenHow) -> Result<Option<Arc<Reader>>, FsError> {
         wait(self.later.idle(ino)).await?;
         let key = self.file_key(&self.place(ino)?.2)?;
-        self.attributes_replayed_at(&key).await?;
+        self.settled_at(&key).await?;
         match self.look_at(ino, &key, how).await {
             // Our own rename has overtaken it.
             Err(FsError::Moved) => Box::pin(self.look(ino, how)).await,

@@ -208,11 +208,13 @@ impl Vfs {
     ) -> Result<bool, FsError> {
         let Ok((parent, name, path)) = self.place(ino) else {
             // Without a name there is no object to bear it.
-            self.tree.lock().node_mut(ino).ok_or(FsError::Stale)?.attr = *new;
+            let mut tree = self.tree.lock();
+            tree.node_mut(ino).ok_or(FsError::Stale)?.attr = *new;
+            tree.note_object(ino);
             return Ok(true);
         };
         // Before the place is held: what waits for it to be let go would hold them up.
-        self.attributes_replayed_at(&self.file_key(&path)?).await?;
+        self.settled_at(&self.file_key(&path)?).await?;
         let (path, _change) = self.hold_place(parent, &name).await?;
         let key = self.file_key(&path)?;
         let link = self.tree.lock().node(ino).and_then(|node| node.link.clone());

@@ -53,7 +53,7 @@ impl Vfs {
 
     /// Changes of names and attributes that were promised and are not in the bucket yet.
     pub fn changes_pending(&self) -> u64 {
-        self.attributes_pending("") + self.attributes_replayed() + self.unfinished.lock().len() as u64
+        self.attributes_pending("") + (self.left.len() + self.unfinished.lock().len()) as u64
     }
 
     /// What killed writers left is not among it: nobody wants that sent.

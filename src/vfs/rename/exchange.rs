@@ -71,7 +71,7 @@ impl Vfs {
             return Err(FsError::Invalid);
         }
         for place in [one, two] {
-            self.attributes_replayed_at(&self.file_key(&self.child_path(place.parent, place.name)?)?).await?;
+            self.settled_at(&self.file_key(&self.child_path(place.parent, place.name)?)?).await?;
         }
         for _ in 0..TRIES {
             for ino in [first.0, second.0] {
@@ -206,7 +206,7 @@ impl Vfs {
     pub(super) fn finish_later(&self, intent: SessionId, keys: [ObjectKey; 3], swap: Swap, readers: Vec<Reading>) {
         let areas = [&keys[0], &keys[1]].map(|key| Area::Key(key.as_str().to_owned()));
         let work = Arc::new((keys, swap, readers));
-        self.repeat(intent, self.write.fences().try_fence(&areas), move |vfs| {
+        self.repeat(intent, Vec::new(), self.write.fences().try_fence(&areas), move |vfs| {
             let work = work.clone();
             async move {
                 let ([one, two, hidden], swap, readers) = &*work;
@@ -300,7 +300,7 @@ impl Vfs {
 }
 
 /// What is found at a key as the copy of a version, if it has its bytes.
-fn copied(version: Option<&Version>, found: Option<&ObjectMeta>) -> Option<CopyRecord> {
+pub(super) fn copied(version: Option<&Version>, found: Option<&ObjectMeta>) -> Option<CopyRecord> {
     let (version, found) = version.zip(found)?;
     let is_same = version.size == found.size && version.crc64.is_some() && version.crc64 == found.crc64;
     is_same.then(|| CopyRecord {

@@ -97,7 +97,7 @@ impl Vfs {
             }
             // Before the fence, which would hold them up.
             for path in [&old, &new] {
-                self.attributes_replayed_at(&self.file_key(path)?).await?;
+                self.settled_at(&self.file_key(path)?).await?;
             }
             let fence: Fence = wait(self.write.fences().fence(&[self.key_area(&old), self.key_area(&new)])).await?;
             if self.child_path(from.parent, from.name)? == old && self.child_path(to.parent, to.name)? == new {
@@ -217,7 +217,7 @@ impl Vfs {
         let copied = match self.intents.begin(work, false) {
             Ok(intent) => match copy_any(&self.client, old_key, new_key, &options).await {
                 Ok(receipt) => Ok((intent.id, receipt)),
-                // Copied, and the original deleted, before the process died.
+                // Copied, and the original deleted, before the process died, which had no time to note the new name.
                 Err(error) if begun && error.kind == ErrorKind::NoSuchKey => {
                     match self.client.head_object(new_key).await {
                         Ok(found) => Ok((

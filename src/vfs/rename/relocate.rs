@@ -3,10 +3,13 @@
 use super::super::Vfs;
 use super::super::attr::{Kind, Version};
 use super::super::tree::{Listed, Node, Tree};
+use super::Place;
+use super::exchange::copied;
 use crate::base::ObjectKey;
 use crate::base::key::join;
 use crate::intent::Moved;
 use crate::journal::CopyRecord;
+use crate::oss::ObjectMeta;
 
 impl Vfs {
     /// Shows a directory, and all that is below it, under its new path.
@@ -39,6 +42,24 @@ impl Vfs {
             let ino = source.or_else(|| tree.child(dir, new_name)).unwrap_or_else(|| tree.new_ino());
             tree.changed(dir, new_name, Some(Listed { kind: Kind::Dir, ino, version: None }));
         }
+    }
+
+    /// Shows a file under the new name that an earlier process has given it; `found` is its object there.
+    pub(super) fn relocate_file(&self, from: &ObjectKey, to: &ObjectKey, found: &ObjectMeta) {
+        let path = |key: &ObjectKey| self.options.prefix.path_of(key.as_str()).map(str::to_owned);
+        let (Some(old), Some(new)) = (path(from), path(to)) else { return };
+        let ((old_dir, old_name), (new_dir, new_name)) = (split(&old), split(&new));
+        let mut tree = self.tree.lock();
+        let (Some(ino), Some(old_dir)) = (tree.walk(&old), tree.walk(old_dir)) else { return };
+        let Some(new_dir) = tree.walk(new_dir) else {
+            tree.detach(old_dir, old_name);
+            return;
+        };
+        let record = copied(tree.node(ino).and_then(|node| node.version.as_ref()), Some(found));
+        drop(tree);
+        let (from, new) = (Place { parent: old_dir, name: old_name }, Place { parent: new_dir, name: new_name });
+        self.moved(ino, from, new, record.as_ref().map(|record| (to, record)));
+        self.forget_freshness(ino);
     }
 }
 

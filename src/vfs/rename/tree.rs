@@ -54,9 +54,12 @@ impl Begun {
 }
 
 impl Vfs {
-    /// Waits for a move that was begun by an earlier process, for the same request.
+    /// Waits for the rename that was begun by an earlier process, for the same request.
     pub(super) async fn wait_for_move(&self, from: Place<'_>, to: Place<'_>) -> Result<(), FsError> {
         let paths = [self.child_path(from.parent, from.name)?, self.child_path(to.parent, to.name)?];
+        for path in &paths {
+            self.settled_at(&self.file_key(path)?).await?;
+        }
         let areas = paths.map(|path| Area::Tree(self.options.prefix.dir_key(&path)));
         while self.check_finished(&areas).is_err() {
             tokio::time::sleep(LOOK).await;
@@ -82,8 +85,8 @@ impl Vfs {
             let areas = [&old, &new].map(|path| Area::Tree(self.options.prefix.dir_key(path)));
             self.check_finished(&areas)?;
             // Before the fence, which would hold them up.
-            self.attributes_replayed_below(&self.options.prefix.dir_key(&old)).await?;
-            self.attributes_replayed_at(&self.file_key(&new)?).await?;
+            self.settled_below(&self.options.prefix.dir_key(&old)).await?;
+            self.settled_at(&self.file_key(&new)?).await?;
             let fence = wait(self.write.fences().fence(&areas)).await?;
             if self.child_path(from.parent, from.name)? == old && self.child_path(to.parent, to.name)? == new {
                 self.check_finished(&areas)?;
@@ -260,7 +263,7 @@ impl Vfs {
                 Work::MoveFile { from, to, etag } => {
                     let areas = [&from, &to].map(|key| Area::Key(key.as_str().to_owned()));
                     let fence = self.write.fences().try_fence(&areas);
-                    self.repeat(id, fence, move |vfs| {
+                    self.repeat(id, vec![from.clone(), to.clone()], fence, move |vfs| {
                         let (from, to, etag) = (from.clone(), to.clone(), etag.clone());
                         async move { vfs.finish_file_move(&from, &to, &etag).await }
                     });
@@ -271,7 +274,7 @@ impl Vfs {
                 Work::Attributes { key, etag, changed } => {
                     attributes.entry(key).or_default().push(LeftChange { id, etag, changed });
                 }
-                Work::Hidden { key } => self.repeat(id, None, move |vfs| {
+                Work::Hidden { key } => self.repeat(id, Vec::new(), None, move |vfs| {
                     let key = key.clone();
                     async move { vfs.client.delete_object(&key).await }
                 }),
@@ -280,23 +283,29 @@ impl Vfs {
         attributes.into_iter().for_each(|(key, left)| self.replay_attributes(key, left));
     }
 
-    /// Does the work of an intent again and again until it is done.
+    /// Does the work of an intent again and again until it is done. Whoever looks at what is at `keys` waits for that.
     pub(in super::super) fn repeat<F>(
         &self,
         id: SessionId,
+        keys: Vec<ObjectKey>,
         fence: Option<Fence>,
         work: impl Fn(std::sync::Arc<Self>) -> F + Send + Sync + 'static,
     ) where
         F: Future<Output = Result<(), oss::Error>> + Send,
     {
         let me = self.me.clone();
+        self.left.add(&keys);
         self.runtime.spawn(async move {
             let _fence = fence;
             let mut pause = PAUSE.0;
             loop {
                 let Some(vfs) = me.upgrade() else { return };
                 match work(vfs.clone()).await {
-                    Ok(()) => return vfs.intents.finish(id),
+                    Ok(()) => {
+                        vfs.intents.finish(id);
+                        vfs.left.remove(&keys);
+                        return;
+                    }
                     Err(error) => log::warn!("{error}; trying again"),
                 }
                 tokio::time::sleep(pause).await;
@@ -305,7 +314,8 @@ impl Vfs {
         });
     }
 
-    /// The rename of a file was cut off: where it was copied, and nothing hangs on the old name, that goes.
+    /// The rename of a file was cut off: where it was copied, and nothing hangs on the old name, that goes, and who knew
+    /// the file by it knows it by the new one.
     async fn finish_file_move(
         &self,
         from: &ObjectKey,
@@ -317,12 +327,17 @@ impl Vfs {
         }
         let (source, target) = tokio::join!(self.client.head_object(from), self.client.head_object(to));
         match (source, target) {
-            (Err(error), _) | (_, Err(error)) if error.kind == ErrorKind::NoSuchKey => Ok(()),
+            (Err(source), Ok(target)) if source.kind == ErrorKind::NoSuchKey => {
+                self.relocate_file(from, to, &target);
+                Ok(())
+            }
+            (_, Err(error)) if error.kind == ErrorKind::NoSuchKey => Ok(()),
             (Err(error), _) | (_, Err(error)) => Err(error),
             (Ok(source), Ok(target)) => {
                 let copied = super::exchange::same_bytes(&source, &target);
                 if copied && source.etag == *etag && target.last_modified >= source.last_modified {
                     log::info!("{from} had been copied to {to}; the rename is finished");
+                    self.relocate_file(from, to, &target);
                     self.client.delete_object(from).await?;
                 }
                 Ok(())

@@ -87,6 +87,55 @@ fn a_renamed_edit_is_not_taken_for_what_it_replaces() {
     }
 }
 
+/// What was set of a file before its rename is what is seen of it afterwards, by its name and by who has it open, though
+/// the worker that has copied it is not the one that shows the new name.
+#[test]
+fn a_renamed_file_keeps_what_was_set_of_it() {
+    for (point, is_open) in
+        ["rename-copied", "rename-shown", "rename-deleted"].map(|point| [(point, true), (point, false)]).as_flattened()
+    {
+        let Some(bench) = Bench::new() else { return };
+        bench.server.put("other", b"");
+        let mount = bench.mount_with(&[], &[("_OSSFUSE_CRASH_FILE", bench.path("crash").as_os_str())]);
+        mount.sh("umask 077; echo text > old; ls -l");
+        let open = is_open.then(|| fs::File::open(mount.path("old")).unwrap());
+        mount.sh("touch -d @1000000000 old; chmod 644 old");
+        dying_at(&bench, &mount, point, || fs::rename(mount.path("old"), mount.path("new")).unwrap());
+        let opened = open.as_ref().map(|open| ("opened", open.metadata()));
+        for (what, seen) in opened.into_iter().chain([("named", fs::metadata(mount.path("new")))]) {
+            let seen = seen.unwrap_or_else(|error| panic!("{point}, {what}: {error}"));
+            assert_eq!((seen.mode() & 0o777, seen.mtime(), seen.nlink()), (0o644, 1_000_000_000, 1), "{point}, {what}");
+        }
+        assert_eq!(mount.sh("cat new; ls"), "text\nnew\nother\n", "{point}");
+        if let Some(open) = open {
+            assert_eq!(std::io::read_to_string(open).unwrap(), "text\n", "{point}");
+        }
+    }
+}
+
+/// The same where the new name was told already, and the old one stands when the next worker begins.
+#[test]
+fn a_rename_that_was_shown_is_not_done_with_another_inode() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("other", b"");
+    let mount = bench.mount(&[]);
+    mount.sh("umask 077; echo text > old; ls -l; touch -d @1000000000 old; chmod 644 old");
+    bench.server.hold("DeleteObject", 0);
+    let (old, new) = (mount.path("old"), mount.path("new"));
+    let renaming = std::thread::spawn(move || fs::rename(old, new));
+    bench.server.wait_for_held();
+    // An answer writes down what was noted of the rename too.
+    mount.sh("cat other");
+    replace_worker(&mount);
+    bench.server.wait_for_held();
+    mount.sh("cat other");
+    bench.server.clear_faults();
+    renaming.join().unwrap().unwrap();
+    let seen = fs::metadata(mount.path("new")).unwrap();
+    assert_eq!((seen.mode() & 0o777, seen.mtime(), seen.nlink()), (0o644, 1_000_000_000, 1));
+    assert_eq!(mount.sh("cat new; ls"), "text\nnew\nother\n");
+}
+
 /// A name that was free when a file was made is expected to be free by the next worker too.
 #[test]
 fn what_must_be_new_must_be_new_for_the_next_worker_too() {
