@@ -83,7 +83,10 @@ impl Vfs {
             return Some(Entry { attr, ttl });
         }
         if node.place.is_none() && attr.ino != ROOT {
-            return Some(Entry { attr, ttl: self.options.attr_ttl });
+            // The service has nothing of it, or it was taken up from an earlier process and not looked at since: that it
+            // has lost its name is all that is known. Who came by the name looks again when told so.
+            let is_gone = attr.kind == Kind::File && node.open.is_none() && node.fresh_until.is_none();
+            return (!is_gone).then_some(Entry { attr, ttl: self.options.attr_ttl });
         }
         let left = node.fresh_until?.checked_duration_since(Instant::now())?;
         Some(self.as_native(tree, Entry { attr, ttl: left }))
@@ -296,11 +299,9 @@ impl Vfs {
     /// The service says that nothing stands at a name.
     fn vanished(&self, parent: u64, name: &str) {
         let mut tree = self.tree.lock();
-        let unsent = tree
-            .child(parent, name)
-            .and_then(|ino| tree.node(ino))
-            .is_some_and(|node| node.open.as_ref().is_some_and(|open| open.dirty().is_some()));
-        if !unsent {
+        let Some(node) = tree.child(parent, name).and_then(|ino| tree.node_mut(ino)) else { return };
+        if node.open.as_ref().is_none_or(|open| open.dirty().is_none()) {
+            node.fresh_until = None;
             tree.detach(parent, name);
         }
     }

@@ -96,8 +96,9 @@ impl Vfs {
         if !self.is_unseen(ino) {
             return Ok(());
         }
-        let path = self.tree.lock().path(ino).ok_or(FsError::Stale)?;
-        let found = match self.client.head_object(&self.file_key(&path)?).await {
+        let key = || self.file_key(&self.place(ino)?.2);
+        self.settled_at(&key()?).await?;
+        let found = match self.client.head_object(&key()?).await {
             Ok(found) => Some(found),
             Err(error) if error.kind == ErrorKind::NoSuchKey => None,
             Err(error) => return Err(error.into()),

@@ -1,14 +1,15 @@
 //! Each call that changes something, with a worker that dies when it has done it and before it is answered: the next one
 //! is told of it again, and the file is what the same calls make of one on a disk.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::dying_at;
+use super::{dying_at, replace_worker};
 use crate::harness::{Bench, KIB, MIB, assert_same, noise};
 
 /// Its effects are not noted yet, or are.
@@ -170,4 +171,29 @@ fn a_close_is_answered_as_it_was() {
         assert_eq!(bench.server.get(&name).unwrap(), b"theirs");
         assert_eq!(bench.recover_list().len(), done + 1, "{point}");
     }
+}
+
+/// A file that another client has deleted is gone for the next worker too, each time it is asked for.
+#[test]
+fn what_was_deleted_meanwhile_is_not_remembered() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("f", b"text");
+    let mount = bench.mount(&[]);
+    mount.sh("stat f");
+    replace_worker(&mount);
+    bench.server.delete("f");
+    for _ in 0..3 {
+        assert_eq!(look(&mount.path("f")).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+    }
+}
+
+/// Asks for attributes, whatever the kernel remembers.
+fn look(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: all zeros is a valid value of this plain structure.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: a terminated string and a place for the answer that live through the call.
+    checked(unsafe {
+        libc::statx(libc::AT_FDCWD, path.as_ptr(), libc::AT_STATX_FORCE_SYNC, libc::STATX_BASIC_STATS, &raw mut found)
+    })
 }
