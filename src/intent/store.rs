@@ -1,9 +1,13 @@
 //! The folder of intents: one file each, replaced as a whole, gone when the work is done.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::record::{IntentRecord, Work};
 use crate::base::time::{micros, now};
@@ -14,6 +18,9 @@ use crate::spill::{Layout, RecordError, SpillError};
 #[derive(Debug, Clone)]
 pub struct IntentStore {
     layout: Layout,
+    /// Those whose end must survive power loss too: one that came back would be done again, to what has been put in
+    /// those places since.
+    lasting: Arc<Mutex<HashSet<SessionId>>>,
 }
 
 impl IntentStore {
@@ -23,8 +30,9 @@ impl IntentStore {
     /// # Errors
     /// An intent of a newer version of the program: nothing was changed. Or the disk cannot be read.
     pub fn open(layout: &Layout) -> Result<(Self, Vec<IntentRecord>), SpillError> {
-        let store = Self { layout: layout.clone() };
+        let store = Self { layout: layout.clone(), lasting: Arc::default() };
         let left = store.scan()?;
+        store.lasting.lock().extend(left.iter().map(|record| record.id));
         Ok((store, left))
     }
 
@@ -71,6 +79,9 @@ impl IntentStore {
 
     /// Replaces an intent: the old one or the new one stands at every instant.
     pub fn write(&self, record: &IntentRecord, durable: bool) -> Result<(), SpillError> {
+        if durable {
+            self.lasting.lock().insert(record.id);
+        }
         let path = self.path(record.id);
         let temp = path.with_extension("tmp");
         let write = || -> io::Result<()> {
@@ -89,11 +100,17 @@ impl IntentStore {
         Ok(())
     }
 
-    /// Takes an intent away: its work is done. One that cannot be taken away is found done by the next mount.
+    /// Takes an intent away: its work is done, also after power loss where the intent would survive that. One that
+    /// cannot be taken away is found done by the next mount.
     pub fn finish(&self, id: SessionId) {
         let path = self.path(id);
+        let lasting = self.lasting.lock().remove(&id);
         crash::point("intent-finishing");
-        match fs::remove_file(&path) {
+        let remove = || -> io::Result<()> {
+            fs::remove_file(&path)?;
+            if lasting { File::open(self.layout.intents())?.sync_all() } else { Ok(()) }
+        };
+        match remove() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("{}: {error}", path.display()),
             _ => {}
         }

@@ -70,6 +70,8 @@ struct Trees {
     sessions: sled::Tree,
     parts: sled::Tree,
     intents: sled::Tree,
+    /// Uploads of sessions that have begun another one since, until they are known to be aborted.
+    outdated: sled::Tree,
 }
 
 /// Ends the writer when the last [`Journal`] is gone, with everything that was queued on disk.
@@ -181,9 +183,20 @@ impl Journal {
     /// The ids of all uploads that were begun and not ended.
     pub fn upload_ids(&self) -> Result<Vec<UploadId>, JournalError> {
         let mut found = Vec::new();
-        for item in self.trees.sessions.iter() {
+        for item in self.trees.sessions.iter().chain(self.trees.outdated.iter()) {
             let (_, value) = item?;
             found.extend(UploadRecord::decode(&value).map(|record| record.upload_id));
+        }
+        Ok(found)
+    }
+
+    /// Uploads of sessions that have begun another one since, and that may not have been aborted.
+    pub fn outdated(&self) -> Result<Vec<(SessionId, UploadRecord)>, JournalError> {
+        let mut found = Vec::new();
+        for item in self.trees.outdated.iter() {
+            let (key, value) = item?;
+            let session = key.get(..12).and_then(|id| id.try_into().ok()).map(SessionId::from_bytes);
+            found.extend(session.zip(UploadRecord::decode(&value)));
         }
         Ok(found)
     }
@@ -203,8 +216,8 @@ impl Trees {
     fn open(path: &Path) -> Result<Self, JournalError> {
         let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
         let (sessions, parts) = (db.open_tree("sessions")?, db.open_tree("parts")?);
-        let intents = db.open_tree("intents")?;
-        Ok(Self { db, sessions, parts, intents })
+        let (intents, outdated) = (db.open_tree("intents")?, db.open_tree("outdated")?);
+        Ok(Self { db, sessions, parts, intents, outdated })
     }
 
     fn commit_all(&self, entries: &Receiver<Entry>) {
@@ -229,13 +242,15 @@ impl Trees {
             match &entry.change {
                 Change::Upload(session, record) => {
                     clear(&self.parts, *session)?;
-                    self.sessions.insert(session.to_bytes(), record.encode())?;
+                    let before = self.sessions.insert(session.to_bytes(), record.encode())?;
+                    self.keep_outdated(*session, before.and_then(|bytes| UploadRecord::decode(&bytes)), record)?;
                 }
                 Change::Part(session, number, record) => {
                     self.parts.insert(part_key(*session, *number), record.encode())?;
                 }
                 Change::Forget(session) => self.forget(*session)?,
                 Change::ForgetUpload(session, upload) => {
+                    self.outdated.remove(outdated_key(*session, upload))?;
                     let known = self.sessions.get(session.to_bytes())?;
                     let known = known.and_then(|bytes| UploadRecord::decode(&bytes));
                     if known.is_some_and(|known| known.upload_id == *upload) {
@@ -258,6 +273,25 @@ impl Trees {
         self.sessions.remove(session.to_bytes())?;
         Ok(())
     }
+}
+
+impl Trees {
+    /// Whoever has begun another upload in its place may die before it is aborted.
+    fn keep_outdated(
+        &self,
+        session: SessionId,
+        before: Option<UploadRecord>,
+        now: &UploadRecord,
+    ) -> Result<(), JournalError> {
+        if let Some(before) = before.filter(|before| before.upload_id != now.upload_id) {
+            self.outdated.insert(outdated_key(session, &before.upload_id), before.encode())?;
+        }
+        Ok(())
+    }
+}
+
+fn outdated_key(session: SessionId, upload: &UploadId) -> Vec<u8> {
+    [&session.to_bytes(), upload.as_str().as_bytes()].concat()
 }
 
 /// Takes away all records under an id.
@@ -301,7 +335,7 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
 /// folder and a panic ends the process.
 pub fn probe(path: &Path) -> Result<(), JournalError> {
     let trees = Trees::open(path)?;
-    for tree in [&trees.sessions, &trees.parts, &trees.intents] {
+    for tree in [&trees.sessions, &trees.parts, &trees.intents, &trees.outdated] {
         for item in tree.iter() {
             item?;
         }
@@ -352,6 +386,26 @@ mod tests {
         assert_eq!(parts.iter().map(|(n, p)| (n.get(), p.generation)).collect::<Vec<_>>(), [(1, 1), (2, 2), (3, 3)]);
         assert_eq!(journal.upload_of(b).unwrap(), None);
         assert_eq!(journal.sessions().unwrap(), [a]);
+    }
+
+    #[tokio::test]
+    async fn an_upload_is_known_until_it_is_aborted_though_another_was_begun() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("journal");
+        let session = SessionId::generate(1);
+        let (journal, writer) = Journal::open(&path).unwrap();
+        for id in ["A", "B", "B", "C"] {
+            journal.begin_upload(session, upload(id)).await.unwrap();
+        }
+        journal.forget_upload(session, UploadId::new("B")).unwrap();
+        drop(journal);
+        writer.join();
+        let (journal, _writer) = Journal::open(&path).unwrap();
+        assert_eq!(journal.outdated().unwrap(), [(session, upload("A"))]);
+        assert_eq!(journal.upload_ids().unwrap(), [UploadId::new("C"), UploadId::new("A")]);
+        journal.forget(session).unwrap();
+        journal.settled().await.unwrap();
+        assert_eq!(journal.upload_ids().unwrap(), [UploadId::new("A")]);
     }
 
     #[tokio::test]

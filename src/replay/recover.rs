@@ -237,15 +237,17 @@ async fn give_up_useless(engine: &UploadEngine, restored: &Restored) {
     }
 }
 
-/// Gives up the upload that the journal knows of a session. One that cannot be given up stays in the bucket: logged.
+/// Gives up the upload that the journal knows of a session. One that cannot be given up stays in the bucket and known:
+/// logged.
 pub(super) async fn give_up_upload(engine: &UploadEngine, id: SessionId) {
     match engine.journal().upload_of(id) {
         Ok(None) => {}
         Ok(Some((upload, _))) => {
-            if let Some(transfer) = Transfer::resume(engine.clone(), id, &upload, false) {
-                transfer.abort().await;
-            }
-            if let Err(error) = engine.journal().forget(id) {
+            let is_gone = match Transfer::resume(engine.clone(), id, &upload, false) {
+                Some(transfer) => transfer.abort().await,
+                None => true,
+            };
+            if is_gone && let Err(error) = engine.journal().forget(id) {
                 log::warn!("{error}");
             }
         }

@@ -54,6 +54,8 @@ pub struct Replay {
     released: BTreeSet<SessionId>,
     /// Those that are over, and of which the journal knows an upload still.
     gone: Vec<SessionId>,
+    /// Uploads of sessions that had begun another one before they were aborted.
+    outdated: Vec<Transfer>,
 }
 
 impl Replay {
@@ -81,7 +83,8 @@ impl Replay {
         let (pending, open, released) = Default::default();
         let superseded = superseded(&found);
         let gone = gone_sessions(engine, &found, &superseded);
-        let mut replay = Self { engine: engine.clone(), mode, pending, open, released, gone };
+        let outdated = engine.upload().outdated();
+        let mut replay = Self { engine: engine.clone(), mode, pending, open, released, gone, outdated };
         for session in found {
             if superseded.contains(&session.dir.id()) {
                 // Its end had not reached the disk.
@@ -182,6 +185,9 @@ impl Replay {
         let (engine, mode, released) = (&self.engine, self.mode, &self.released);
         for session in &self.gone {
             give_up_upload(engine.upload(), *session).await;
+        }
+        for transfer in &self.outdated {
+            transfer.give_up().await;
         }
         let mut pending = self.pending;
         let mut pause = PAUSE.0;
@@ -289,7 +295,7 @@ async fn replay_one(
     let before = engine.upload().journal().upload_of(file.id()).ok().flatten();
     let before = before.and_then(|(known, _)| Transfer::resume(engine.upload().clone(), file.id(), &known, false));
     if file.is_changed() {
-        return leave_to_its_writer(engine, file, before).await;
+        return leave_to_its_writer(file, before).await;
     }
     let record = &restored.record;
     let damage = restored.damage()?;
@@ -298,7 +304,7 @@ async fn replay_one(
         if damage.is_some() { (Remote::NotAsked, None) } else { look(engine, &key, file, restored).await? };
     crash::point("replay-looked");
     if file.is_changed() {
-        return leave_to_its_writer(engine, file, before).await;
+        return leave_to_its_writer(file, before).await;
     }
     let kind = Record::of(&record.phase, record.key.is_some());
     match decide(&Evidence { record: kind, intact: damage.is_none(), whole, remote, mode }) {
@@ -335,18 +341,9 @@ async fn replay_one(
 }
 
 /// The same where nothing has been taken up yet of the upload that was begun before: the writer begins another.
-async fn leave_to_its_writer(
-    engine: &WriteEngine,
-    file: &DirtyFile,
-    before: Option<Transfer>,
-) -> Result<(), WriteError> {
-    if let Some(before) = before.filter(|before| !file.sends_to(before))
-        && let Some(id) = before.id()
-    {
-        before.abort().await;
-        if let Err(error) = engine.upload().journal().forget_upload(file.id(), id.clone()) {
-            log::warn!("{error}");
-        }
+async fn leave_to_its_writer(file: &DirtyFile, before: Option<Transfer>) -> Result<(), WriteError> {
+    if let Some(before) = before.filter(|before| !file.sends_to(before)) {
+        before.give_up().await;
     }
     left_to_its_writer(file)
 }

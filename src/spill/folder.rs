@@ -148,11 +148,19 @@ impl LockedFolder {
     }
 }
 
+/// The folder of a session that has ended, in the trash.
+#[derive(Debug)]
+struct Doomed {
+    path: PathBuf,
+    /// Power loss could bring it back to where it was.
+    durable: bool,
+}
+
 /// What sessions share: where they go when they end.
 #[derive(Debug)]
 pub(super) struct Shared {
     layout: Layout,
-    sweeper: Sender<PathBuf>,
+    sweeper: Sender<Doomed>,
     gauge: Arc<Gauge>,
     pub(super) reserve: Reserve,
     committer: Committer,
@@ -162,7 +170,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new(layout: Layout, sweeper: Sender<PathBuf>, limit: u64) -> Self {
+    fn new(layout: Layout, sweeper: Sender<Doomed>, limit: u64) -> Self {
         let (committer, spares, ended) = Default::default();
         let reserve = Reserve::new(layout.reserve());
         Self { layout, sweeper, gauge: Gauge::new(limit), reserve, committer, spares, ended }
@@ -178,7 +186,7 @@ impl Shared {
             self.ended.store(true, Ordering::Release);
         }
         // The sweeper ends only with the process; what it missed is swept at the next start.
-        if self.sweeper.send(target).is_err() {
+        if self.sweeper.send(Doomed { path: target, durable }).is_err() {
             log::debug!("no sweeper for the trash; it is emptied at the next mount");
         }
         Ok(())
@@ -223,21 +231,29 @@ impl SpillStore {
 
     /// The same, with a limit in bytes for all spill files together.
     pub fn open_limited(folder: &LockedFolder, limit: u64) -> Self {
-        let (sweeper, doomed) = channel::<PathBuf>();
+        let (sweeper, doomed) = channel();
         let shared = Shared::new(folder.layout().clone(), sweeper, limit);
         shared.reserve.fill();
         let store = Self { shared: Arc::new(shared) };
-        let trash = store.shared.layout.trash();
         // What lies there now was left by another process; what comes can be used again.
-        let left = fs::read_dir(&trash).into_iter().flatten().flatten().map(|entry| entry.path());
-        let left = left.collect::<Vec<_>>();
-        let shared = Arc::downgrade(&store.shared);
+        let left = fs::read_dir(store.shared.layout.trash()).into_iter().flatten().flatten();
+        let left = left.map(|entry| Doomed { path: entry.path(), durable: true }).collect::<Vec<_>>();
+        let (shared, layout) = (Arc::downgrade(&store.shared), folder.layout().clone());
         let sweep = move || {
-            left.iter().for_each(|path| delete(path));
-            for path in &doomed {
+            if are_over(&left, &layout) {
+                left.iter().for_each(|doomed| delete(&doomed.path));
+            }
+            while let Ok(first) = doomed.recv() {
+                let batch: Vec<Doomed> = std::iter::once(first).chain(doomed.try_iter()).collect();
                 // The one who sends is the one who may use it again: where that has ended, nobody will.
-                if !shared.upgrade().is_some_and(|shared| shared.spares.keep(&path)) {
-                    delete(&path);
+                if !are_over(&batch, &layout) {
+                    continue;
+                }
+                let shared = shared.upgrade();
+                for Doomed { path, .. } in batch {
+                    if !shared.as_ref().is_some_and(|shared| shared.spares.keep(&path)) {
+                        delete(&path);
+                    }
                 }
             }
         };
@@ -342,6 +358,23 @@ pub fn read_only_scan(layout: &Layout) -> Result<Vec<Found>, SpillError> {
     let (sweeper, _) = channel();
     let store = SpillStore { shared: Arc::new(Shared::new(layout.clone(), sweeper, u64::MAX)) };
     if layout.spill().is_dir() { store.scan() } else { Ok(Vec::new()) }
+}
+
+/// Whether folders are in the trash for good. What is taken from a session that power loss puts back would be missing
+/// from a file that was promised. Who waits for ends (`settle_ends`) syncs by itself: it must not be told of one that is
+/// only on its way.
+fn are_over(doomed: &[Doomed], layout: &Layout) -> bool {
+    let sync = |folder: PathBuf| File::open(folder)?.sync_all();
+    if !doomed.iter().any(|doomed| doomed.durable) {
+        return true;
+    }
+    match sync(layout.trash()).and_then(|()| sync(layout.spill())) {
+        Ok(()) => true,
+        Err(error) => {
+            log::warn!("what is in the trash stays until the next mount: {error}");
+            false
+        }
+    }
 }
 
 fn delete(path: &Path) {

@@ -85,6 +85,16 @@ impl UploadEngine {
         &self.journal
     }
 
+    /// Uploads of sessions that began another one before they were aborted, by what an earlier process has noted.
+    pub fn outdated(&self) -> Vec<Transfer> {
+        let known = self.journal.outdated().unwrap_or_else(|error| {
+            log::warn!("{error}");
+            Vec::new()
+        });
+        let resumed = known.iter().map(|(session, upload)| Transfer::resume(self.clone(), *session, upload, false));
+        resumed.flatten().collect()
+    }
+
     async fn permit(&self, operation: Operation, key: &ObjectKey) -> Result<SemaphorePermit<'_>, oss::Error> {
         let waited = wait(self.permits.acquire()).await;
         let permit = waited.map_err(|cut| oss::Error {
@@ -369,6 +379,17 @@ impl Transfer {
         match self.id.get().filter(|_| !self.completed.load(Ordering::SeqCst)) {
             Some(id) => self.abort_upload(id).await,
             None => true,
+        }
+    }
+
+    /// The same, for an upload that the journal knows: until it is gone, so that the next mount gives it up, after a
+    /// crash or where the service refused.
+    pub async fn give_up(&self) {
+        if self.abort().await
+            && let Some(id) = self.id()
+            && let Err(error) = self.engine.journal.forget_upload(self.session, id.clone())
+        {
+            log::warn!("{error}");
         }
     }
 

@@ -421,17 +421,8 @@ impl DirtyFile {
     pub(super) fn give_up(&self, transfer: Option<Arc<Transfer>>) {
         let Some(transfer) = transfer else { return };
         self.changed.notify_waiters();
-        // Known until it is gone: the next mount gives it up, after a crash or where the service refused.
         self.giving_up.store(true, Ordering::SeqCst);
-        let (engine, id) = (self.engine.clone(), self.id());
-        self.engine.runtime().spawn(async move {
-            if transfer.abort().await
-                && let Some(upload) = transfer.id()
-                && let Err(error) = engine.upload().journal().forget_upload(id, upload.clone())
-            {
-                log::warn!("{error}");
-            }
-        });
+        self.engine.runtime().spawn(async move { transfer.give_up().await });
     }
 
     /// The session is over, and so is all that is known of what was sent of it.

@@ -2,7 +2,8 @@
 //!
 //! The server's gates stop a copy at exact points, so that each kill falls where the test says.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
@@ -402,4 +403,88 @@ fn what_cp_said_is_true_over_many_kills() {
     for (key, len) in promised {
         assert_same(&bench.server.get(&key).unwrap_or_default(), &content[..len], &key);
     }
+}
+
+/// A mount that dies at a point, once `work` has come there: what it has left is to be looked at by the next one.
+fn died_at(bench: &Bench, options: &[&str], point: &str, work: impl FnOnce(&Mount<'_>)) {
+    let file = bench.path("crash");
+    let mut mount =
+        bench.mount_with(&[options, &["--no-supervisor"]].concat(), &[("_OSSFUSE_CRASH_FILE", file.as_os_str())]);
+    fs::write(bench.path("crash.new"), point).unwrap();
+    fs::rename(bench.path("crash.new"), &file).unwrap();
+    work(&mount);
+    wait_until("it has died there", || !file.exists());
+    mount.wait();
+    mount.kill();
+    bench.server.let_the_dead_go();
+}
+
+/// The file was gone before its upload was: only the journal knew of that.
+#[test]
+fn the_upload_of_a_file_that_was_unlinked_is_aborted_by_the_next_mount() {
+    let Some(bench) = Bench::new() else { return };
+    died_at(&bench, &OPTIONS, "abort-sending", |mount| {
+        let file = File::create(mount.path("f")).unwrap();
+        file.write_all_at(&source(&bench), 0).unwrap();
+        wait_until("parts are there", || parts_there(&bench) > 2);
+        fs::remove_file(mount.path("f")).unwrap();
+        // Nobody is told what becomes of it.
+        drop(file);
+    });
+    assert!(parts_there(&bench) > 0, "its upload stands");
+    let mount = bench.mount(&OPTIONS);
+    wait_until("it is aborted", || bench.server.uploads().is_empty());
+    mount.umount();
+    assert_eq!((bench.server.keys(), bench.recover_list()), (vec![], vec![]));
+}
+
+/// What a file with a large hole has at keys of the program's own goes also if the mount dies before that.
+#[test]
+fn what_a_large_file_leaves_over_goes_with_the_next_mount() {
+    let mut content = vec![0; 40 * MIB];
+    let end = content.len() - 3;
+    content[end..].copy_from_slice(b"end");
+    for point in ["leftover-noted", "multi-delete-sending", "multi-delete-answered"] {
+        let Some(bench) = Bench::new() else { return };
+        let options = ["--part-size", "100KiB"];
+        died_at(&bench, &options, point, |mount| {
+            let file = File::create(mount.path("f")).unwrap();
+            file.write_all_at(b"end", end as u64).unwrap();
+            drop(file);
+        });
+        assert_same(&bench.server.get("f").unwrap(), &content, point);
+        let mount = bench.mount(&options);
+        wait_until("nothing is left over", || bench.server.keys() == ["f"] && bench.server.uploads().is_empty());
+        assert_eq!(fs::metadata(mount.path("f")).unwrap().len(), content.len() as u64);
+        mount.umount();
+        assert_eq!(bench.recover_list(), [Value::Null; 0], "{point}");
+    }
+}
+
+/// A file is written on before its replay has come to it: what had been begun to be sent is of no use any more.
+#[test]
+fn what_is_written_on_during_its_replay_leaves_no_upload_behind() {
+    let Some(bench) = Bench::new() else { return };
+    let options = [&OPTIONS[..], &["--close", "local"]].concat();
+    let mut content = source(&bench);
+    let first = bench.mount(&options);
+    bench.server.hold("CompleteMultipartUpload", 0);
+    fs::write(first.path("f"), &content).unwrap();
+    bench.server.wait_for_held();
+    first.kill();
+    bench.server.let_the_dead_go();
+    assert!(parts_there(&bench) > 0, "its upload stands");
+    bench.server.hold("HeadObject", 0);
+    let second = bench.mount(&options);
+    bench.server.wait_for_held();
+    let file = File::options().write(true).open(second.path("f")).unwrap();
+    file.write_all_at(b"changed", 5).unwrap();
+    content[5..12].copy_from_slice(b"changed");
+    bench.server.clear_faults();
+    drop(file);
+    second.settle();
+    wait_until("no upload is left", || bench.server.uploads().is_empty());
+    assert_same(&bench.server.get("f").unwrap(), &content, "f");
+    second.umount();
+    assert_eq!(bench.server.keys(), ["f"]);
 }

@@ -1,8 +1,11 @@
 //! The n-th request fails, for every n until a run meets no fault: whatever fails and however, the tools' exit status
 //! and the bucket agree.
 //!
-//! One fault that passes never fails a tool: it is tried again. What is listed here runs in CI; `OSSFUSE_FAULTS_LONG=1`
-//! (or `scripts/faults`) runs every kind of work under every kind of fault.
+//! One fault that passes never fails a tool: it is tried again. Every kind of work runs under every kind of fault; with
+//! `OSSFUSE_FAULTS_LONG=1` (or `scripts/faults`) once more with two requests that fail in a row, the second of which is
+//! mostly the repetition of the first.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
@@ -10,6 +13,8 @@ use super::harness::{Bench, KIB, Mount, assert_same, noise, told, wait_until};
 
 /// More requests than any piece of work here makes.
 const REQUESTS_MAX: u64 = 60;
+/// Pairs of work and fault at a time: most of their time they wait for what fails.
+const AT_ONCE: usize = 4;
 
 /// A key, and what it holds; nothing where there is no object.
 type Wanted = (&'static str, Option<Vec<u8>>);
@@ -128,11 +133,11 @@ fn prepare(bench: &Bench) {
     bench.server.put("w/small", &old(5));
 }
 
-/// Runs the work with its n-th request struck; whether it was struck at all.
-fn run(bench: &Bench, mount: &Mount<'_>, work: &Work, (fault, action): &(&str, Value), n: u64) -> bool {
-    let about = format!("{} under {fault} of request {n}", work.name);
+/// Runs the work with its n-th request struck, and those after it; whether any was struck at all.
+fn run(bench: &Bench, mount: &Mount<'_>, work: &Work, (fault, action): &(&str, Value), n: u64, times: u64) -> bool {
+    let about = format!("{} under {fault} of request {n}, {times} times", work.name);
     prepare(bench);
-    bench.server.faults(&json!([{"operation": "*", "skip": n, "times": 1, "action": action}]));
+    bench.server.faults(&json!([{"operation": "*", "skip": n, "times": times, "action": action}]));
     let output = mount.try_sh(work.script);
     assert!(output.status.success(), "{about}: {}", told(&output));
     let struck = bench.server.applied() > 0;
@@ -150,8 +155,8 @@ fn run(bench: &Bench, mount: &Mount<'_>, work: &Work, (fault, action): &(&str, V
     struck
 }
 
-/// Every request of the work fails in its turn; how many there were.
-fn each_request_fails(work: &Work, fault: &(&str, Value)) -> u64 {
+/// Every request of the work fails in its turn, and as many as are told in a row; how many there were.
+fn each_request_fails(work: &Work, fault: &(&str, Value), times: u64) -> u64 {
     let Some(bench) = Bench::new() else { return 0 };
     for (name, content) in
         [("small", new(9 * KIB)), ("large", new(350 * KIB)), ("old", old(350 * KIB)), ("tiny", old(5))]
@@ -164,7 +169,7 @@ fn each_request_fails(work: &Work, fault: &(&str, Value)) -> u64 {
         // Only where an answer never comes is there anything to be gained by impatience.
         let patience = if fault.0 == "a timeout" { "1s" } else { "20s" };
         let mount = bench.mount(&["--part-size", "100KiB", "--try-timeout", patience]);
-        let struck = run(&bench, &mount, work, fault, n);
+        let struck = run(&bench, &mount, work, fault, n, times);
         mount.umount();
         if !struck {
             assert_eq!(bench.recover_list(), [Value::Null; 0], "{}", work.name);
@@ -178,27 +183,38 @@ fn is_long() -> bool {
     std::env::var("OSSFUSE_FAULTS_LONG").is_ok_and(|value| value == "1")
 }
 
-/// The kinds of fault in turn, one for each kind of work: all pairs only where there is time.
-fn all_of(first: usize) {
-    for (at, work) in WORKS.iter().enumerate().filter(|(at, _)| at % 2 == first) {
-        for (kind, fault) in faults().iter().enumerate() {
-            let applies = fault.0 != "a changed body" || work.checked;
-            if applies && (is_long() || [at % 4, 3].contains(&kind)) {
-                let requests = each_request_fails(work, fault);
-                println!("{} under {}: {requests} requests failed in turn", work.name, fault.0);
-            }
+/// A piece of work, a fault, and how many requests it strikes in a row.
+type Job<'f> = (&'static Work, &'f (&'static str, Value), u64);
+
+fn jobs<'f>(faults: &'f [(&'static str, Value)]) -> Vec<Job<'f>> {
+    let mut jobs = Vec::new();
+    for times in 1..=if is_long() { 2 } else { 1 } {
+        for work in WORKS {
+            let applies = |fault: &&(&str, Value)| fault.0 != "a changed body" || work.checked;
+            jobs.extend(faults.iter().filter(applies).map(|fault| (work, fault, times)));
         }
     }
+    jobs
 }
 
 #[test]
 fn one_fault_never_fails_a_tool() {
-    all_of(0);
-}
-
-#[test]
-fn one_fault_never_fails_another_tool() {
-    all_of(1);
+    let faults = faults();
+    let jobs = jobs(&faults);
+    let (next, struck) = (AtomicUsize::new(0), AtomicU64::new(0));
+    // What fails in one thread is told at the end; the others go on.
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some((work, fault, times)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let requests = each_request_fails(work, fault, *times);
+                    struck.fetch_add(requests, Ordering::Relaxed);
+                    println!("{} under {}: {requests} requests failed in turn, {times} in a row", work.name, fault.0);
+                }
+            });
+        }
+    });
+    println!("{} pairs of work and fault, {} requests failed in turn", jobs.len(), struck.into_inner());
 }
 
 #[test]

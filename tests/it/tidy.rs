@@ -285,6 +285,41 @@ fn documents() -> Vec<String> {
     files(&["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs"], |name| name.ends_with(".md"))
 }
 
+/// Whether a test that a document names as `module::name` stands in tests/it/, or in src/ as a unit test. What ends in
+/// an ellipsis stands for all that begin so; a row of a macro that makes tests counts too.
+fn is_test(named: &str) -> bool {
+    let Some((module, name)) = named.rsplit_once("::") else { return false };
+    let path = module.replace("::", "/");
+    let wanted = match name.strip_suffix('…') {
+        Some(prefix) => format!("fn {prefix}"),
+        None => format!("fn {name}()"),
+    };
+    let places = ["tests/it/{}.rs", "tests/it/{}/mod.rs", "src/{}.rs", "src/{}/mod.rs"];
+    let files = places.map(|place| place.replace("{}", &path));
+    let has = |text: &str| text.contains(&format!("#[test]\n{wanted}")) || text.contains(&format!("\n    {name}: \""));
+    files.iter().any(|file| root().join(file).exists() && has(&read(file)))
+}
+
+#[test]
+fn every_promise_is_held_by_a_test_that_exists() {
+    let document = "docs/DURABILITY.md";
+    let (mut findings, mut rows) = (Vec::new(), 0);
+    for (number, line) in read(document).lines().enumerate() {
+        let quoted: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+        let named: Vec<&&str> = quoted.iter().filter(|text| text.contains("::") && !text.contains(' ')).collect();
+        for test in named.iter().filter(|test| !test.ends_with("::") && !is_test(test)) {
+            findings.push(format!("{document}:{}: {test} does not exist", number + 1));
+        }
+        let is_row = line.starts_with("| ") && !line.starts_with("| promise |") && !line.starts_with("| it never");
+        rows += usize::from(is_row);
+        if is_row && named.is_empty() {
+            findings.push(format!("{document}:{}: a promise without a test", number + 1));
+        }
+    }
+    assert!(rows > 30, "only {rows} rows were found");
+    assert_none(findings);
+}
+
 #[test]
 fn paths_in_documents_exist() {
     let mut findings = Vec::new();

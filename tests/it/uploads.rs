@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -130,4 +131,33 @@ fn an_upload_that_cannot_be_given_up_is_left_to_the_next_mount() {
     bench.server.clear_faults();
     let _next = bench.mount(&[]);
     wait_until("it is given up", || bench.server.uploads().is_empty());
+}
+
+/// A file gets another name while its parts are being sent: the upload at the old name is nobody's from then on, and must
+/// not be forgotten before it is aborted.
+#[test]
+fn an_upload_that_was_given_up_is_aborted_by_the_next_mount() {
+    let Some(bench) = Bench::new() else { return };
+    let keys = || -> Vec<String> {
+        let with_parts = |upload: &&Value| upload["parts"].as_array().is_some_and(|parts| !parts.is_empty());
+        bench.server.uploads().iter().filter(with_parts).map(|upload| upload["key"].as_str().unwrap().into()).collect()
+    };
+    let mount = bench.mount(&["--part-size", "100KiB"]);
+    let file = File::create(mount.path("f")).unwrap();
+    file.write_all_at(&noise(1, 350 * KIB), 0).unwrap();
+    wait_until("a part of it is sent", || keys() == ["f"]);
+    let fault = json!({"operation": "AbortMultipartUpload", "action": {"reset": "before"}});
+    bench.server.faults(&json!([fault]));
+    fs::rename(mount.path("f"), mount.path("g")).unwrap();
+    file.write_all_at(&noise(2, 350 * KIB), 350 << 10).unwrap();
+    wait_until("a part is sent to the new name", || keys() == ["f", "g"]);
+    mount.kill();
+    bench.server.let_the_dead_go();
+    assert_eq!(keys(), ["f", "g"]);
+    let mount = bench.mount(&["--part-size", "100KiB", "--recover", "safe"]);
+    // What is kept keeps its upload.
+    wait_until("the one at the old name is aborted", || keys() == ["g"]);
+    mount.umount();
+    let kept = bench.recover_list();
+    assert_eq!(kept.len(), 1, "{kept:?}");
 }

@@ -246,6 +246,31 @@ impl Image {
         }
     }
 
+    /// What makes these files on an empty disk and syncs them, folders before what is in them.
+    pub(super) fn ops(&self) -> Vec<Op> {
+        let mut ops = Vec::new();
+        // A file that has two names after a rename that was half undone is two files: nobody writes to it by either.
+        let mut next = ROOT + 1;
+        self.ops_of(ROOT, ROOT, &mut next, &mut ops);
+        ops
+    }
+
+    fn ops_of(&self, dir: u64, as_dir: u64, next: &mut u64, ops: &mut Vec<Op>) {
+        for (name, child) in &self.nodes[&dir].entries {
+            let (node, ino) = (&self.nodes[child], *next);
+            *next += 1;
+            ops.push(Op::Make { dir: as_dir, name: name.clone(), ino, is_dir: node.is_dir, mode: node.mode });
+            if node.is_dir {
+                self.ops_of(*child, ino, next, ops);
+            } else {
+                let time = node.mtime.unwrap_or(SystemTime::UNIX_EPOCH);
+                ops.push(Op::Write { ino, at: 0, data: node.data.as_slice().into(), time });
+                ops.push(Op::SyncFile { ino, data_only: false });
+            }
+        }
+        ops.push(Op::SyncDir { ino: as_dir });
+    }
+
     /// Writes the files into an empty folder.
     pub(crate) fn unpack(&self, into: &Path) {
         self.unpack_dir(ROOT, into);
@@ -297,6 +322,19 @@ mod tests {
 
     fn make(ino: u64, name: &str) -> Op {
         Op::Make { dir: ROOT, name: name.into(), ino, is_dir: false, mode: 0o600 }
+    }
+
+    #[test]
+    fn an_image_is_all_there_after_the_next_cut() {
+        let ops = [make(2, "a"), write(2, 0, 1, 10_000), make(3, "b"), write(3, 0, 2, 5)];
+        let first = Image::of(&ops, Loss::None, &mut Rng::new(1));
+        for seed in 0..100 {
+            let mut rng = Rng::new(seed);
+            let loss = Loss::any(&mut rng);
+            let second = Image::of(&first.ops(), loss, &mut rng);
+            let held = |name: &str| second.nodes[&second.nodes[&ROOT].entries[name]].data.clone();
+            assert_eq!((held("a").len(), held("b")), (10_000, vec![2; 5]), "{loss:?}");
+        }
     }
 
     #[test]

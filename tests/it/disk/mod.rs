@@ -57,7 +57,18 @@ pub(crate) struct Disk {
 impl Disk {
     /// Mounts an empty disk in the namespace of the calling thread.
     pub(crate) fn mount(path: &Path) -> Self {
-        let shared = Arc::new(Mutex::new(State::new()));
+        Self::mount_state(path, State::new())
+    }
+
+    /// The same with what an earlier one has left, all of which is on the disk for sure.
+    pub(crate) fn mount_image(path: &Path, image: &Image) -> Self {
+        let mut state = State::new();
+        state.take_in(image);
+        Self::mount_state(path, state)
+    }
+
+    fn mount_state(path: &Path, state: State) -> Self {
+        let shared = Arc::new(Mutex::new(state));
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("test-disk".into()), MountOption::DefaultPermissions];
         config.acl = SessionACL::Owner;
@@ -149,6 +160,29 @@ impl State {
             faults: Vec::new(),
             failed: 0,
             capacity: 1 << 40,
+        }
+    }
+
+    /// Has the files of an image, and a log that has led to them.
+    fn take_in(&mut self, image: &Image) {
+        for op in image.ops() {
+            match &op {
+                Op::Make { dir, name, ino, is_dir, mode } => {
+                    let place = Some((*dir, name.clone()));
+                    let entries = is_dir.then(BTreeMap::new);
+                    let node = Node { place, mode: *mode, mtime: now(), data: Vec::new(), entries };
+                    self.nodes.insert(*ino, node);
+                    let parent = self.nodes.get_mut(dir).and_then(|node| node.entries.as_mut());
+                    parent.expect("folders come first").insert(name.clone(), *ino);
+                    self.next = self.next.max(ino + 1);
+                }
+                Op::Write { ino, data, time, .. } => {
+                    let node = self.nodes.get_mut(ino).expect("made before");
+                    (node.data, node.mtime) = (data.to_vec(), *time);
+                }
+                _ => {}
+            }
+            self.ops.push(op);
         }
     }
 

@@ -1,13 +1,14 @@
 //! Files whose worker dies in the middle of a session's beginning or end, of a rename, of an exchange: what is written
 //! on goes where it belongs.
 
+use std::ffi::CString;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::{dying_at, replace_worker};
-use crate::harness::{Bench, KIB, assert_same, noise, signal};
+use crate::harness::{Bench, KIB, assert_same, noise, signal, wait_until};
 use crate::rename;
 
 /// Killed before each of its copies takes effect, and before its delete: the exchange is done all the same, and who has
@@ -159,6 +160,76 @@ fn what_must_be_new_must_be_new_for_the_next_worker_too() {
     close(joined).unwrap();
     let found = ["exclusive", "large", "joined"].map(|key| bench.server.get(key).unwrap());
     assert_eq!(found, [&b"theirs "[..], b"theirs ", b"theirs one two"]);
+}
+
+/// The next worker goes on with the truncation of a file that nobody has open.
+#[test]
+fn a_truncation_by_name_is_finished_whenever_its_worker_dies() {
+    for point in ["session-begun", "upload-noted", "closing-recorded", "complete-answered", "session-ended"] {
+        let Some(bench) = Bench::new() else { return };
+        let content = noise(9, 350 * KIB);
+        bench.server.put("f", &content);
+        let variables = [("_OSSFUSE_CRASH_FILE", bench.path("crash"))];
+        let variables = variables.each_ref().map(|(name, path)| (*name, path.as_os_str()));
+        let mount = bench.mount_with(&["--part-size", "100KiB"], &variables);
+        let path = CString::new(mount.path("f").into_os_string().into_encoded_bytes()).unwrap();
+        dying_at(&bench, &mount, point, || {
+            // SAFETY: a terminated string that lives through the call.
+            let done = unsafe { libc::truncate(path.as_ptr(), 150_000) };
+            assert_eq!(done, 0, "{point}: {}", std::io::Error::last_os_error());
+        });
+        mount.settle();
+        assert_same(&bench.server.get("f").unwrap(), &content[..150_000], point);
+        assert_eq!(bench.server.uploads(), [serde_json::Value::Null; 0], "{point}");
+        mount.umount();
+    }
+}
+
+/// Nobody lived to note what the session has become: a look by name must find the same file all the same.
+#[test]
+fn a_file_whose_session_has_ended_unseen_keeps_its_inode() {
+    for point in ["session-ended", "done-noted", "retired"] {
+        let Some(bench) = Bench::new() else { return };
+        let variables = [("_OSSFUSE_CRASH_FILE", bench.path("crash"))];
+        let variables = variables.each_ref().map(|(name, path)| (*name, path.as_os_str()));
+        let mount = bench.mount_with(&["--fsync", "remote", "--attr-ttl", "0s"], &variables);
+        let file = fs::File::create(mount.path("f")).unwrap();
+        let inode = file.metadata().unwrap().ino();
+        file.write_all_at(b"content", 0).unwrap();
+        dying_at(&bench, &mount, point, || file.sync_all().unwrap());
+        assert_eq!(fs::metadata(mount.path("f")).unwrap().ino(), inode, "{point}");
+        assert_eq!(file.metadata().unwrap().ino(), inode, "{point}");
+        file.write_all_at(b", more", 7).unwrap();
+        close(file).unwrap();
+        assert_eq!(bench.server.get("f").unwrap(), b"content, more", "{point}");
+        mount.umount();
+    }
+}
+
+/// Bytes that are in an upload alone are changed where the session file says they are, and nowhere else.
+#[test]
+fn what_has_left_the_disk_is_changed_whenever_its_worker_dies() {
+    for point in ["leaving-noted", "part-left", "hidden-noted", "hidden-completed", "hidden-base-noted", "hidden-done"]
+    {
+        let Some(bench) = Bench::new() else { return };
+        let mut content = noise(3, 1100 * KIB);
+        let variables = [("_OSSFUSE_CRASH_FILE", bench.path("crash"))];
+        let variables = variables.each_ref().map(|(name, path)| (*name, path.as_os_str()));
+        let mount = bench.mount_with(&["--part-size", "100KiB", "--spill-limit", "500KiB"], &variables);
+        let file = fs::File::create(mount.path("f")).unwrap();
+        dying_at(&bench, &mount, point, || {
+            for (at, chunk) in content.chunks(40 * KIB).enumerate() {
+                file.write_all_at(chunk, (at * 40 * KIB) as u64).unwrap();
+            }
+            file.write_all_at(b"changed", 150 << 10).unwrap();
+        });
+        close(file).unwrap();
+        content[150 << 10..][..7].copy_from_slice(b"changed");
+        assert_same(&bench.server.get("f").unwrap(), &content, point);
+        wait_until("nothing is left over", || bench.server.keys() == ["f"] && bench.server.uploads().is_empty());
+        mount.umount();
+        assert_eq!(bench.recover_list(), [serde_json::Value::Null; 0], "{point}");
+    }
 }
 
 /// Closes a file; what `close(2)` says counts.

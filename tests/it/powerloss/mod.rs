@@ -7,19 +7,19 @@
 
 mod record;
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::disk::{Disk, Image, Loss, Op, Rng};
-use crate::harness::{BUCKET, Bench, KIB, noise, wait_until};
+use crate::harness::{BUCKET, Bench, KIB, noise, wait_for, wait_until};
 pub(crate) use record::try_close;
-use record::{Cut, Promises, Recorder, close};
+use record::{Cut, Found, Promises, Recorder, close, watch};
 
 /// Images of each of the large runs, unless `OSSFUSE_POWERLOSS_IMAGES` says how many: `scripts/soak powerloss` has
 /// thousands.
@@ -30,6 +30,8 @@ const FEW: usize = 8;
 const LAST: usize = 40;
 /// Mounts at a time.
 const AT_ONCE: usize = 3;
+/// Of so many operations of a replay one is a place to cut at.
+const EVERY_OF_REPLAY: u64 = 3;
 const PART: &str = "100KiB";
 const LOCAL: [&str; 2] = ["--close", "local"];
 
@@ -45,8 +47,20 @@ fn seed() -> u64 {
     std::env::var("OSSFUSE_SOAK_SEED").map_or(1, |text| text.parse().unwrap())
 }
 
+/// How often the power goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cuts {
+    Once,
+    /// Also in the midst of what the next mount makes of it.
+    Twice,
+}
+
 /// Runs `work`, cuts the power again and again, and looks at what each mount after that makes of it.
 fn cut(options: &[&str], count: usize, work: impl FnOnce(&mut Recorder<'_>)) {
+    cut_so_often(options, count, Cuts::Once, work);
+}
+
+fn cut_so_often(options: &[&str], count: usize, times: Cuts, work: impl FnOnce(&mut Recorder<'_>)) {
     let Some(bench) = Bench::new() else { return };
     let disk = Disk::mount(&bench.folder("state"));
     let options = [&["--part-size", PART], options].concat();
@@ -57,20 +71,25 @@ fn cut(options: &[&str], count: usize, work: impl FnOnce(&mut Recorder<'_>)) {
     work(&mut recorder);
     let (cuts, ops, promises) = recorder.end();
     mount.kill();
-    try_all(&cuts, &ops, &promises, &options, count);
+    try_all(&cuts, &ops, &promises, &options, count, times);
 }
 
-fn try_all(cuts: &[Cut], ops: &[Op], promises: &Promises, options: &[&str], count: usize) {
+fn try_all(cuts: &[Cut], ops: &[Op], promises: &Promises, options: &[&str], count: usize, times: Cuts) {
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let one = |n: usize| {
         let mut rng = Rng::new(seed() * 1_000_003 + n as u64);
         let cut = &cuts[rng.below(cuts.len() as u64) as usize];
         let loss = Loss::any(&mut rng);
-        let Settled { found, log, left } = settle(cut, ops, loss, &mut rng, options);
-        let found = promises.check(cut.position, &found, loss == Loss::All);
+        let (settled, again) = settle(cut, ops, loss, &mut rng, options, times);
+        let Settled { found, log, left } = settled;
+        let strict = loss == Loss::All && again.as_ref().is_none_or(|again| again.loss == Loss::All);
+        let found = promises.check(cut.position, &found, strict);
         if !found.is_empty() {
-            let before = &ops[cut.position.saturating_sub(LAST)..cut.position];
-            let before: String = before.iter().map(|op| format!("  {op}\n")).collect();
+            let before = last(ops, cut.position);
+            let again = again.map_or(String::new(), |again| {
+                format!("the second: {:?}\n{}{}", again.loss, last(&again.ops, again.position), again.log)
+            });
+            let before = format!("{before}{again}");
             let at = format!("image {n}, cut at {} of {}, {loss:?}", cut.position, ops.len());
             wrong.lock().push(format!("{at}: {found:?}\n{before}{log}left: {left:?}"));
         }
@@ -98,25 +117,54 @@ fn try_all(cuts: &[Cut], ops: &[Op], promises: &Promises, options: &[&str], coun
 
 /// What a mount after a cut has made of it.
 struct Settled {
-    /// What is in the bucket.
-    found: BTreeMap<String, Vec<u8>>,
+    found: Found,
     log: String,
     /// What `recover` lists.
     left: Vec<serde_json::Value>,
 }
 
-fn settle(cut: &Cut, ops: &[Op], loss: Loss, rng: &mut Rng, options: &[&str]) -> Settled {
-    let bench = cut.bench(&Image::of(&ops[..cut.position], loss, rng));
-    look_at(&bench, options)
+/// A second cut, and what came before it.
+struct Again {
+    loss: Loss,
+    position: usize,
+    ops: Vec<Op>,
+    log: String,
+}
+
+/// The last of what was done to a disk before a cut.
+fn last(ops: &[Op], position: usize) -> String {
+    ops[position.saturating_sub(LAST)..position].iter().map(|op| format!("  {op}\n")).collect()
+}
+
+fn settle(cut: &Cut, ops: &[Op], loss: Loss, rng: &mut Rng, options: &[&str], times: Cuts) -> (Settled, Option<Again>) {
+    let image = Image::of(&ops[..cut.position], loss, rng);
+    if times == Cuts::Once {
+        return (look_at(&cut.bench(&image), options), None);
+    }
+    let (disk, bench) = cut.bench_on_disk(&image);
+    let cuts = watch(&bench, &disk, Rng::new(rng.next()), EVERY_OF_REPLAY, Arc::new(AtomicBool::new(true)));
+    let Settled { log, .. } = look_at(&bench, options);
+    disk.watch_no_more();
+    let (cuts, ops) = (cuts.lock().clone(), disk.ops());
+    let second = &cuts[rng.below(cuts.len() as u64) as usize];
+    let loss = Loss::any(rng);
+    let image = Image::of(&ops[..second.position], loss, rng);
+    let settled = look_at(&second.bench(&image), options);
+    (settled, Some(Again { loss, position: second.position, ops, log }))
 }
 
 /// Mounts what a cut has left, and waits until nothing is pending.
 fn look_at(bench: &Bench, options: &[&str]) -> Settled {
     let mount = bench.mount(&[options, &["--no-supervisor"]].concat());
     wait_until("the replay has settled", || mount.status()["pending"]["files"] == 0);
-    let keys = bench.server.keys();
-    let held = keys.into_iter().filter_map(|key| bench.server.get(&key).map(|bytes| (key, bytes)));
-    let found = held.filter(|(key, _)| !key.starts_with(".ossfuse-tmp/") && !key.ends_with('/')).collect();
+    let objects = bench.server.objects();
+    let found = objects.iter().filter_map(|object| {
+        let key = object["key"].as_str().unwrap();
+        let is_own = key.starts_with(".ossfuse-tmp/") || key.ends_with('/');
+        let bytes = bench.server.get(key).filter(|_| !is_own)?;
+        Some((key.to_owned(), (bytes, object["meta"].clone())))
+    });
+    let found = found.collect();
     let (log, left) = (mount.log(), bench.recover_list());
     mount.kill();
     Settled { found, log, left }
@@ -211,6 +259,117 @@ fn what_was_fsynced_and_closed_locally_survives() {
     cut(&LOCAL, images(), syncs);
 }
 
+/// Renames of files and of directories, with what was written, changed and fsynced in them before, between and after.
+fn moves(writer: &mut Recorder<'_>) {
+    writer.promise(&[], |root| std::fs::create_dir_all(root.join("d/sub")).unwrap());
+    for (name, seed, len) in [("d/a", 41, 4 * KIB), ("d/b", 42, 250 * KIB), ("d/sub/c", 43, 9 * KIB), ("f", 44, 5000)] {
+        writer.put(name, &noise(seed, len));
+    }
+    writer.rename_dir("d", "e");
+    // The same names again: what was begun before must not be done to these.
+    writer.promise(&[], |root| std::fs::create_dir_all(root.join("d/sub")).unwrap());
+    writer.put("d/a", &noise(45, 6 * KIB));
+    let log = File::create(writer.path("d/log")).unwrap();
+    let text = noise(46, 20 * KIB);
+    log.write_all_at(&text, 0).unwrap();
+    writer.promise(&[("d/log", Some(&text))], |_| log.sync_all().unwrap());
+    writer.rename_dir("e", "g");
+    writer.rename_dir("d", "e");
+    let text = [text, noise(47, 5000)].concat();
+    writer.hope("e/log", &text, |_| log.write_all_at(&text[20 * KIB..], 20 * KIB as u64).unwrap());
+    writer.promise(&[("e/log", Some(&text))], |_| close(log));
+    writer.rename("f", "g/f");
+    writer.patch("g/b", 150 * KIB, b"changed");
+    writer.rename("g/b", "f");
+    writer.rename_dir("g", "d");
+    writer.unlink("d/a");
+    writer.rename("f", "d/a");
+}
+
+/// Attributes of finished files, of those that are written again and renamed after that.
+fn attributes(writer: &mut Recorder<'_>) {
+    for (name, seed, len) in [("f", 51, 5 * KIB), ("large", 52, 250 * KIB), ("d/in", 53, 3 * KIB)] {
+        if let Some((dir, _)) = name.split_once('/') {
+            writer.promise(&[], |root| std::fs::create_dir_all(root.join(dir)).unwrap());
+        }
+        writer.put(name, &noise(seed, len));
+    }
+    chmod(writer, "f", 0o640);
+    touch(writer, "f", 1_000_000_001);
+    set_xattr(writer, "f", "one");
+    chmod(writer, "large", 0o600);
+    chmod(writer, "d/in", 0o755);
+    writer.settle();
+    set_xattr(writer, "large", "two");
+    touch(writer, "large", 1_000_000_002);
+    writer.rename("large", "moved");
+    set_xattr(writer, "d/in", "three");
+    writer.rename_dir("d", "e");
+    touch(writer, "e/in", 1_000_000_003);
+    chmod(writer, "f", 0o604);
+    writer.settle();
+    writer.append("f", &noise(54, 4 * KIB));
+    writer.settle();
+    chmod(writer, "f", 0o644);
+    set_xattr(writer, "moved", "four");
+    writer.settle();
+    writer.patch("moved", 150 * KIB, b"changed");
+    writer.settle();
+    touch(writer, "moved", 1_000_000_004);
+    writer.put("e/in", &noise(55, 2 * KIB));
+}
+
+fn chmod(writer: &mut Recorder<'_>, name: &str, mode: u32) {
+    let set = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    writer.dress(name, |attrs| attrs.mode = Some(mode), set);
+}
+
+fn touch(writer: &mut Recorder<'_>, name: &str, seconds: u64) {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+    // By name: an open for writing would begin a session.
+    let set = |path: &Path| File::open(path).unwrap().set_times(std::fs::FileTimes::new().set_modified(time)).unwrap();
+    writer.dress(name, |attrs| attrs.mtime = Some(seconds), set);
+}
+
+fn set_xattr(writer: &mut Recorder<'_>, name: &str, value: &str) {
+    let set = |path: &Path| {
+        let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        // SAFETY: terminated strings, and a value that is as long as is said.
+        let done = unsafe { libc::setxattr(path.as_ptr(), c"user.k".as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    };
+    writer.dress(name, |attrs| attrs.xattr = Some(value.to_owned()), set);
+}
+
+#[test]
+fn attributes_that_were_set_survive() {
+    cut(&[], images() / 2, attributes);
+}
+
+#[test]
+fn attributes_of_files_that_were_closed_locally_survive() {
+    cut(&LOCAL, images() / 2, attributes);
+}
+
+#[test]
+fn what_was_renamed_has_the_old_name_or_the_new() {
+    cut(&[], images(), moves);
+}
+
+#[test]
+fn what_was_renamed_and_is_not_sent_has_the_old_name_or_the_new() {
+    cut(&LOCAL, images() / 2, moves);
+}
+
+/// What a replay has half done is as good as what the mount before it has left.
+#[test]
+fn power_that_goes_again_during_the_replay_takes_nothing() {
+    for work in [closes, syncs, moves, attributes] {
+        cut_so_often(&LOCAL, images() / 8, Cuts::Twice, work);
+        cut_so_often(&[], images() / 8, Cuts::Twice, work);
+    }
+}
+
 #[test]
 fn the_names_of_a_new_state_folder_survive() {
     cut(&LOCAL, few(), |writer| writer.put("f", b"the first file of all"));
@@ -283,6 +442,65 @@ fn a_close_that_was_cut_off_publishes_nothing_that_is_torn() {
         writer.patch("f", 50_000, &noise(29, 5000));
         writer.patch("f", 3, &noise(30, 70_000));
     });
+}
+
+/// A session came back whose spill files had been emptied for the next one: its file was published as zeros, beside the
+/// good one.
+#[test]
+fn a_session_is_emptied_only_once_its_end_is_on_the_disk() {
+    let Some(bench) = Bench::new() else { return };
+    let disk = Disk::mount(&bench.folder("state"));
+    let mount = bench.mount(&[]);
+    let file = File::create(mount.path("f")).unwrap();
+    file.write_all_at(&noise(33, 9000), 0).unwrap();
+    file.sync_all().unwrap();
+    close(file);
+    // The session's folder goes to the trash, and there its spill file is emptied or removed.
+    let emptied = || {
+        let ops = disk.ops();
+        let piece = ops.iter().find_map(|op| match op {
+            Op::Make { name, ino, dir, .. } if name == "000000" => Some((*ino, *dir)),
+            _ => None,
+        });
+        let (piece, folder) = piece.expect("a spill file");
+        let goes = |op: &Op| match op {
+            Op::Resize { ino, size: 0, .. } | Op::Remove { ino, .. } => *ino == piece,
+            _ => false,
+        };
+        let at = ops.iter().position(goes)?;
+        Some((ops, folder, at))
+    };
+    let (ops, folder, at) = wait_for("its bytes are taken away", emptied);
+    let moved = |op: &Op| match op {
+        Op::Rename { to, ino, .. } if *ino == folder => Some(to.0),
+        _ => None,
+    };
+    let ended = ops[..at].iter().rposition(|op| moved(op).is_some()).expect("it is in the trash by then");
+    let trash = moved(&ops[ended]).unwrap();
+    let is_synced = ops[ended..at].iter().any(|op| matches!(op, Op::SyncDir { ino } if *ino == trash));
+    assert!(is_synced, "{:?}", ops[ended..=at].iter().map(ToString::to_string).collect::<Vec<_>>());
+    mount.kill();
+}
+
+/// The intent of a move that was done came back, and what had been put at the old names since was moved too.
+#[test]
+fn the_move_of_a_directory_has_ended_on_the_disk_when_it_is_answered() {
+    let Some(bench) = Bench::new() else { return };
+    let disk = Disk::mount(&bench.folder("state"));
+    let mount = bench.mount(&[]);
+    mount.sh("mkdir d; echo one > d/one; echo two > d/two");
+    mount.settle();
+    let before = disk.position();
+    std::fs::rename(mount.path("d"), mount.path("e")).unwrap();
+    let ops = disk.ops().split_off(before);
+    let intents = ops.iter().find_map(|op| match op {
+        Op::Rename { to, .. } if op.to_string().contains(".tmp") => Some(to.0),
+        _ => None,
+    });
+    let intents = intents.expect("an intent was written");
+    let gone = ops.iter().rposition(|op| matches!(op, Op::Remove { dir, .. } if *dir == intents)).expect("it has gone");
+    assert!(ops[gone..].iter().any(|op| matches!(op, Op::SyncDir { ino } if *ino == intents)));
+    mount.kill();
 }
 
 /// Power loss may take any part of it, and leave it as it was long ago.

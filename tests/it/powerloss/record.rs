@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ossfuse::base::posix::UserMeta;
+use ossfuse::base::xattr;
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use crate::disk::{Disk, Image, Op, Rng};
 use crate::harness::{Bench, Mount};
@@ -26,6 +29,38 @@ struct Version {
     loose: bool,
 }
 
+/// Attributes of a file, as far as somebody has set them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Attrs {
+    pub(super) mode: Option<u32>,
+    /// Seconds. What is written anew has a time of its own.
+    pub(super) mtime: Option<u64>,
+    /// The value of `user.k`.
+    pub(super) xattr: Option<String>,
+}
+
+impl Attrs {
+    /// What an object has, of what these tell.
+    fn are_those_of(&self, meta: &Value) -> bool {
+        let text = |name: &str| meta[name].as_str();
+        let mode = text("mode").and_then(|mode| mode.parse::<u32>().ok()).map(|mode| mode & 0o7777);
+        let mtime = text("mtime").and_then(|time| time.split('.').next()?.parse().ok());
+        let held: UserMeta = text("xattr").map(|held| ("xattr".to_owned(), held.to_owned())).into_iter().collect();
+        let xattr = xattr::read(&held).unwrap().remove("user.k").map(|value| String::from_utf8(value).unwrap());
+        (self.mode.is_none() || self.mode == mode)
+            && (self.mtime.is_none() || self.mtime == mtime)
+            && self.xattr == xattr
+    }
+}
+
+/// What attributes a name had from some moment on.
+#[derive(Debug, Clone)]
+struct Dressed {
+    begun: usize,
+    acked: usize,
+    attrs: Attrs,
+}
+
 /// A rename: whenever it is cut off, one of the names holds the bytes.
 #[derive(Debug)]
 struct Move {
@@ -40,12 +75,43 @@ struct Move {
 pub(super) struct Promises {
     names: BTreeMap<String, Vec<Version>>,
     moves: Vec<Move>,
+    attrs: BTreeMap<String, Vec<Dressed>>,
 }
+
+/// What is in a bucket: bytes and user metadata.
+pub(super) type Found = BTreeMap<String, (Vec<u8>, Value)>;
 
 impl Promises {
     /// What is wrong with a bucket that holds `found` after a cut at `cut`; `strict` where nothing has survived but
     /// what was synced.
-    pub(super) fn check(&self, cut: usize, found: &BTreeMap<String, Vec<u8>>, strict: bool) -> Vec<String> {
+    pub(super) fn check(&self, cut: usize, found: &Found, strict: bool) -> Vec<String> {
+        let bytes = found.iter().map(|(key, (bytes, _))| (key.clone(), bytes.clone())).collect();
+        let mut wrong = self.check_bytes(cut, &bytes, strict);
+        for (name, all) in &self.attrs {
+            let Some((_, meta)) = found.get(name) else { continue };
+            let promised = all.iter().rposition(|dressed| dressed.acked <= cut);
+            // Nothing is told of a name before it was given attributes.
+            let Some(promised) = promised else { continue };
+            let legal: Vec<&Dressed> = all[promised..].iter().filter(|dressed| dressed.begun <= cut).collect();
+            if !legal.iter().any(|dressed| dressed.attrs.are_those_of(meta)) {
+                wrong.push(format!("{name}: {meta}, may have {legal:?}"));
+            }
+        }
+        wrong
+    }
+
+    /// The names that the file of this name may have had before.
+    fn names_of<'n>(&'n self, name: &'n String) -> Vec<&'n String> {
+        let mut names = vec![name];
+        for one in self.moves.iter().rev() {
+            if names.contains(&&one.names[1]) && !names.contains(&&one.names[0]) {
+                names.push(&one.names[0]);
+            }
+        }
+        names
+    }
+
+    fn check_bytes(&self, cut: usize, found: &BTreeMap<String, Vec<u8>>, strict: bool) -> Vec<String> {
         let mut wrong = Vec::new();
         let known: BTreeSet<&String> = self.names.keys().collect();
         for (name, versions) in &self.names {
@@ -58,7 +124,9 @@ impl Promises {
             // already, or not deleted yet.
             let moved = |one: &&Move| one.begun <= cut && cut < one.acked && one.names.contains(name);
             let is_copy = self.moves.iter().filter(moved).any(|one| {
-                held.is_some() && self.names[&one.names[0]].iter().any(|version| version.content.as_ref() == held)
+                let was_held =
+                    |name: &&String| self.names[*name].iter().any(|version| version.content.as_ref() == held);
+                held.is_some() && self.names_of(&one.names[0]).iter().any(was_held)
             });
             // A session that had ended, and whose end had not reached the disk, may by chance have come back.
             let was_there = |version: &Version| version.acked.is_some_and(|acked| acked <= cut);
@@ -125,18 +193,8 @@ pub(super) struct Recorder<'b> {
 impl<'b> Recorder<'b> {
     /// Cuts are made after every promise, and after one in `every` operations of the disk.
     pub(super) fn new(bench: &Bench, disk: &'b Disk, mount: &'b Mount<'b>, seed: u64, every: u64) -> Self {
-        let (cuts, always) = (Arc::new(Mutex::new(Vec::<Cut>::new())), Arc::new(AtomicBool::new(false)));
-        let (server, into) = (bench.path("server"), bench.folder("cuts"));
-        let mut rng = Rng::new(seed);
-        let (all, forced) = (cuts.clone(), always.clone());
-        disk.watch(move |position| {
-            if forced.swap(false, Ordering::Relaxed) || rng.below(every) == 0 {
-                let to = into.join(format!("{}", all.lock().len()));
-                if copy_server(&server, &to) {
-                    all.lock().push(Cut { position, server: to });
-                }
-            }
-        });
+        let always = Arc::new(AtomicBool::new(false));
+        let cuts = watch(bench, disk, Rng::new(seed), every, always.clone());
         Self { disk, mount, cuts, always, promises: Promises::default() }
     }
 
@@ -170,13 +228,25 @@ impl<'b> Recorder<'b> {
         let begun = self.disk.position();
         action(&self.mount.path(""));
         let acked = acked.then(|| self.disk.position());
+        let after_it = self.disk.position();
         for (name, content) in after {
+            // What is written has another time, and a new file nothing of an older one.
+            if let Some(all) = self.promises.attrs.get(*name) {
+                let is_new = content.is_none() || self.is_gone(name);
+                let last = all.last().expect("never empty").attrs.clone();
+                let attrs = if is_new { Attrs::default() } else { Attrs { mtime: None, ..last } };
+                self.dressed(name, Dressed { begun, acked: after_it, attrs });
+            }
             let absent = Version { begun: 0, acked: Some(0), content: None, loose: false };
             let versions = self.promises.names.entry((*name).to_owned()).or_insert_with(|| vec![absent]);
             versions.push(Version { begun, acked, content: content.map(<[u8]>::to_vec), loose });
         }
         self.always.store(true, Ordering::Relaxed);
         self.disk.look();
+    }
+
+    fn is_gone(&self, name: &str) -> bool {
+        self.promises.names.get(name).and_then(|all| all.last()).is_none_or(|last| last.content.is_none())
     }
 
     /// Writes a whole file and closes it.
@@ -209,13 +279,62 @@ impl<'b> Recorder<'b> {
     }
 
     pub(super) fn rename(&mut self, from: &str, to: &str) {
-        let content = self.now(from);
+        self.rename_all(from, to, &[(from.to_owned(), to.to_owned())]);
+    }
+
+    /// Renames a directory with all that was written in it.
+    pub(super) fn rename_dir(&mut self, from: &str, to: &str) {
+        let (old, new) = (format!("{from}/"), format!("{to}/"));
+        let is_there = |versions: &Vec<Version>| versions.last().is_some_and(|last| last.content.is_some());
+        let there = self.promises.names.iter().filter(|(_, versions)| is_there(versions));
+        let moved = |name: &String| Some((name.clone(), format!("{new}{}", name.strip_prefix(&old)?)));
+        let names: Vec<(String, String)> = there.filter_map(|(name, _)| moved(name)).collect();
+        self.rename_all(from, to, &names);
+    }
+
+    /// One rename, and the files that have other names by it.
+    fn rename_all(&mut self, from: &str, to: &str, names: &[(String, String)]) {
+        let contents: Vec<Vec<u8>> = names.iter().map(|(from, _)| self.now(from)).collect();
+        let mut after: Vec<(&str, Option<&[u8]>)> = Vec::new();
+        for ((from, to), content) in names.iter().zip(&contents) {
+            after.extend([(from.as_str(), None), (to.as_str(), Some(content.as_slice()))]);
+        }
+        let attrs: Vec<Attrs> = names.iter().map(|(from, _)| self.attrs_now(from)).collect();
         let begun = self.disk.position();
-        self.promise(&[(from, None), (to, Some(&content))], |root| {
-            fs::rename(root.join(from), root.join(to)).unwrap();
-        });
+        self.promise(&after, |root| fs::rename(root.join(from), root.join(to)).unwrap());
         let acked = self.disk.position();
-        self.promises.moves.push(Move { begun, acked, names: [from.into(), to.into()], content });
+        for (((from, to), content), attrs) in names.iter().zip(contents).zip(attrs) {
+            if [from, to].iter().any(|name| self.promises.attrs.contains_key(*name)) {
+                self.dressed(to, Dressed { begun, acked, attrs });
+            }
+            self.promises.moves.push(Move { begun, acked, names: [from.clone(), to.clone()], content });
+        }
+    }
+
+    /// Changes attributes of a file, promised; `then` tells what it has afterwards.
+    pub(super) fn dress(&mut self, name: &str, then: impl FnOnce(&mut Attrs), action: impl FnOnce(&Path)) {
+        let mut attrs = self.attrs_now(name);
+        then(&mut attrs);
+        let begun = self.disk.position();
+        action(&self.path(name));
+        let acked = self.disk.position();
+        self.dressed(name, Dressed { begun, acked, attrs });
+        self.always.store(true, Ordering::Relaxed);
+        self.disk.look();
+    }
+
+    /// The attributes that a file has by all that was done so far.
+    fn attrs_now(&self, name: &str) -> Attrs {
+        self.promises.attrs.get(name).and_then(|all| all.last()).map(|last| last.attrs.clone()).unwrap_or_default()
+    }
+
+    fn dressed(&mut self, name: &str, dressed: Dressed) {
+        self.promises.attrs.entry(name.to_owned()).or_default().push(dressed);
+    }
+
+    /// Waits until nothing is on its way to the bucket.
+    pub(super) fn settle(&self) {
+        self.mount.settle();
     }
 
     pub(super) fn unlink(&mut self, name: &str) {
@@ -248,6 +367,28 @@ pub(crate) fn try_close(file: File) -> std::io::Result<()> {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
     }
+}
+
+/// Has a disk make cuts, after one in `every` operations and whenever `always` is set.
+pub(super) fn watch(
+    bench: &Bench,
+    disk: &Disk,
+    mut rng: Rng,
+    every: u64,
+    always: Arc<AtomicBool>,
+) -> Arc<Mutex<Vec<Cut>>> {
+    let cuts = Arc::new(Mutex::new(Vec::<Cut>::new()));
+    let (server, into) = (bench.path("server"), bench.folder("cuts"));
+    let all = cuts.clone();
+    disk.watch(move |position| {
+        if always.swap(false, Ordering::Relaxed) || rng.below(every) == 0 {
+            let to = into.join(format!("{}", all.lock().len()));
+            if copy_server(&server, &to) {
+                all.lock().push(Cut { position, server: to });
+            }
+        }
+    });
+    cuts
 }
 
 /// A copy of the server's data as they are at one moment: its log, and links to its segments, which never change.
@@ -283,5 +424,15 @@ impl Cut {
             image.unpack(&dir.join("state"));
         };
         Bench::prepared(prepare).unwrap()
+    }
+
+    /// The same, with the state folder on a disk of its own.
+    pub(super) fn bench_on_disk(&self, image: &Image) -> (Disk, Bench) {
+        let prepare = |dir: &Path| {
+            link_server(&self.server, &dir.join("server")).unwrap();
+            fs::create_dir(dir.join("state")).unwrap();
+        };
+        let bench = Bench::prepared(prepare).unwrap();
+        (Disk::mount_image(&bench.path("state"), image), bench)
     }
 }
