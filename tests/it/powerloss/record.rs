@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::IntoRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -330,6 +330,18 @@ impl<'b> Recorder<'b> {
 
     fn dressed(&mut self, name: &str, dressed: Dressed) {
         self.promises.attrs.entry(name.to_owned()).or_default().push(dressed);
+    }
+
+    /// Writes a whole file and sets its mode before it is closed.
+    pub(super) fn put_with_mode(&mut self, name: &str, content: &[u8], mode: u32) {
+        self.promise(&[(name, Some(content))], |root| {
+            let mut file = File::create(root.join(name)).unwrap();
+            file.write_all(content).unwrap();
+            file.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
+            close(file);
+        });
+        let last = self.promises.attrs.get_mut(name).and_then(|all| all.last_mut()).expect("it has been given some");
+        last.attrs.mode = Some(mode);
     }
 
     /// Waits until nothing is on its way to the bucket.
