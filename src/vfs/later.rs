@@ -32,6 +32,8 @@ const LINGER: Duration = Duration::from_millis(800);
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Files whose attributes are sent at a time.
 const AT_ONCE: usize = 32;
+/// How often is looked whether a session has ended.
+const LOOK: Duration = Duration::from_millis(50);
 /// Metadata that tell of one version's bytes.
 const TIMES: [&str; 3] = ["mtime", "atime", "ctime"];
 /// How often another client may get in between before it is left for later.
@@ -492,14 +494,25 @@ impl Vfs {
         let versions: Vec<(ETag, Option<u64>)> = left.iter().map(|left| (left.etag.clone(), left.crc64)).collect();
         let mut changed = MetaChange::new();
         left.into_iter().for_each(|left| changed.extend(left.changed));
-        let keys = vec![key.clone()];
+        // A session that is to be published shows its own, and may turn out to be damaged: then they go onto the object.
+        let has_session = self.write.session_for(&key).is_some();
+        let keys = if has_session { Vec::new() } else { vec![key.clone()] };
+        if has_session {
+            self.left.add_unseen();
+        }
         let change = Arc::new((key, versions, changed, older));
         self.repeat(last, keys, None, move |vfs| {
             let change = change.clone();
             async move {
                 let (key, versions, changed, older) = &*change;
+                while has_session && vfs.write.session_for(key).is_some() {
+                    tokio::time::sleep(LOOK).await;
+                }
                 vfs.send_replayed(key, versions, changed).await?;
                 older.iter().for_each(|id| vfs.intents.finish(*id));
+                if has_session {
+                    vfs.left.remove_unseen();
+                }
                 Ok(())
             }
         });

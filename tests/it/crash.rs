@@ -482,6 +482,29 @@ fn attributes_that_have_gone_with_the_file_are_not_put_back() {
     mount.umount();
 }
 
+/// A session that took attributes along is damaged: they go onto the object that stands.
+#[test]
+fn attributes_are_set_also_where_the_session_that_had_them_is_damaged() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("f", b"old");
+    let first = bench.mount(&["--close", "local"]);
+    bench.server.hold("PutObject", 0);
+    fs::set_permissions(first.path("f"), fs::Permissions::from_mode(0o604)).unwrap();
+    fs::write(first.path("f"), b"new").unwrap();
+    bench.server.wait_for_held();
+    first.kill();
+    bench.server.let_the_dead_go();
+    let spill = bench.state().join("spill");
+    let session = fs::read_dir(&spill).unwrap().next().unwrap().unwrap().path();
+    fs::write(session.join("000000"), b"").unwrap();
+    let second = bench.mount(&[]);
+    let mode = || bench.server.objects()[0]["meta"]["mode"].as_str().map(|mode| mode.parse::<u32>().unwrap() & 0o7777);
+    wait_until("its mode is set", || mode() == Some(0o604));
+    assert_eq!(bench.server.get("f").unwrap(), b"old");
+    second.settle();
+    second.umount();
+}
+
 /// A file is written on before its replay has come to it: what had been begun to be sent is of no use any more.
 #[test]
 fn what_is_written_on_during_its_replay_leaves_no_upload_behind() {
