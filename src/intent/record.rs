@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::base::{ETag, ObjectKey, SessionId};
 use crate::spill::{Frame, RecordError};
 
-/// The version written; older ones are read, newer ones refused.
-const FRAME: Frame = Frame { magic: b"OSFI", version: 1 };
+/// The version written; newer ones are refused.
+const FRAME: Frame = Frame { magic: b"OSFI", version: 2 };
 
 /// How far a directory's move has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,8 +44,9 @@ pub enum Work {
     Hidden { key: ObjectKey },
     /// Two objects change places, by way of a hidden key.
     Exchange { one: ObjectKey, two: ObjectKey, hidden: ObjectKey, swap: Swap },
-    /// The user metadata of this version of an object are to change.
-    Attributes { key: ObjectKey, etag: ETag, changed: MetaChange },
+    /// The user metadata of this version of an object are to change. `crc64` is that of its bytes, which are the same in
+    /// each of the versions that this leads to.
+    Attributes { key: ObjectKey, etag: ETag, crc64: Option<u64>, changed: MetaChange },
 }
 
 /// The content of an intent file.
@@ -85,7 +86,7 @@ mod tests {
         assert_eq!(IntentRecord::decode(&bytes), Ok(record));
         let mut newer = bytes;
         newer[4] += 1;
-        assert_eq!(IntentRecord::decode(&newer), Err(RecordError::Newer(2)));
+        assert_eq!(IntentRecord::decode(&newer), Err(RecordError::Newer(3)));
     }
 
     proptest! {

@@ -32,6 +32,8 @@ const LINGER: Duration = Duration::from_millis(800);
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Files whose attributes are sent at a time.
 const AT_ONCE: usize = 32;
+/// How often is looked whether a session has ended.
+const LOOK: Duration = Duration::from_millis(50);
 /// Metadata that tell of one version's bytes.
 const TIMES: [&str; 3] = ["mtime", "atime", "ctime"];
 /// How often another client may get in between before it is left for later.
@@ -95,6 +97,7 @@ pub(super) struct Taken {
 pub(super) struct LeftChange {
     pub(super) id: SessionId,
     pub(super) etag: ETag,
+    pub(super) crc64: Option<u64>,
     pub(super) changed: MetaChange,
 }
 
@@ -488,24 +491,41 @@ impl Vfs {
     pub(super) fn replay_attributes(&self, key: ObjectKey, left: Vec<LeftChange>) {
         let Some(last) = left.last().map(|left| left.id) else { return };
         let older: Vec<SessionId> = left.iter().map(|left| left.id).filter(|id| *id != last).collect();
-        let etags: Vec<ETag> = left.iter().map(|left| left.etag.clone()).collect();
+        let versions: Vec<(ETag, Option<u64>)> = left.iter().map(|left| (left.etag.clone(), left.crc64)).collect();
         let mut changed = MetaChange::new();
         left.into_iter().for_each(|left| changed.extend(left.changed));
-        let keys = vec![key.clone()];
-        let change = Arc::new((key, etags, changed, older));
+        // A session that is to be published shows its own, and may turn out to be damaged: then they go onto the object.
+        let has_session = self.write.session_for(&key).is_some();
+        let keys = if has_session { Vec::new() } else { vec![key.clone()] };
+        if has_session {
+            self.left.add_unseen();
+        }
+        let change = Arc::new((key, versions, changed, older));
         self.repeat(last, keys, None, move |vfs| {
             let change = change.clone();
             async move {
-                let (key, etags, changed, older) = &*change;
-                vfs.send_replayed(key, etags, changed).await?;
+                let (key, versions, changed, older) = &*change;
+                while has_session && vfs.write.session_for(key).is_some() {
+                    tokio::time::sleep(LOOK).await;
+                }
+                vfs.send_replayed(key, versions, changed).await?;
                 older.iter().for_each(|id| vfs.intents.finish(*id));
+                if has_session {
+                    vfs.left.remove_unseen();
+                }
                 Ok(())
             }
         });
     }
 
-    /// `etags`: the versions that the changes were meant for; all but one are gone, by the program's own doing.
-    async fn send_replayed(&self, key: &ObjectKey, etags: &[ETag], changed: &MetaChange) -> Result<(), oss::Error> {
+    /// `versions`: those that the changes were meant for, with the CRC64 of their bytes; all but one are gone, by the
+    /// program's own doing.
+    async fn send_replayed(
+        &self,
+        key: &ObjectKey,
+        versions: &[(ETag, Option<u64>)],
+        changed: &MetaChange,
+    ) -> Result<(), oss::Error> {
         let _change = self.write.fences().change(&[key.as_str()]).await;
         if self.write.session_for(key).is_some() {
             // It was begun after the change, and has it.
@@ -515,8 +535,15 @@ impl Vfs {
             Err(error) if error.kind == ErrorKind::NoSuchKey => return Ok(()),
             other => other?,
         };
+        let is_meant = versions.iter().any(|(etag, _)| *etag == found.etag);
+        let has_other_bytes =
+            |(_, crc64): &(_, Option<u64>)| crc64.is_some() && found.crc64.is_some() && *crc64 != found.crc64;
+        if !is_meant && versions.iter().all(has_other_bytes) {
+            // Written anew since: the file took them along, with whatever was set after them. Or it is another client's.
+            return Ok(());
+        }
         let mut headers = found.headers.clone();
-        let changed = if etags.contains(&found.etag) { changed.clone() } else { without_times(changed.clone()) };
+        let changed = if is_meant { changed.clone() } else { without_times(changed.clone()) };
         apply(&changed, &mut headers.user_meta);
         if headers != found.headers {
             let object = Standing { key, etag: &found.etag, size: found.size, crc64: found.crc64 };
@@ -547,7 +574,7 @@ impl Vfs {
 impl Pending {
     fn work(&self) -> Work {
         let changed = change_of(&self.before, &self.wanted.user_meta);
-        Work::Attributes { key: self.key.clone(), etag: self.etag.clone(), changed }
+        Work::Attributes { key: self.key.clone(), etag: self.etag.clone(), crc64: self.crc64, changed }
     }
 }
 

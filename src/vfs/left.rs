@@ -2,6 +2,7 @@
 //! to be finished. Whoever looks at one, or gives it another name, waits for that: what was answered must be seen.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
@@ -12,21 +13,25 @@ use crate::base::caller::wait;
 
 /// The keys, and how many changes wait for each.
 #[derive(Debug)]
-pub(super) struct Left(watch::Sender<BTreeMap<ObjectKey, usize>>);
+pub(super) struct Left {
+    keys: watch::Sender<BTreeMap<ObjectKey, usize>>,
+    /// Changes that nobody has to wait for.
+    unseen: AtomicUsize,
+}
 
 impl Default for Left {
     fn default() -> Self {
-        Self(watch::Sender::new(BTreeMap::new()))
+        Self { keys: watch::Sender::new(BTreeMap::new()), unseen: AtomicUsize::new(0) }
     }
 }
 
 impl Left {
     pub(super) fn add(&self, keys: &[ObjectKey]) {
-        self.0.send_modify(|left| keys.iter().for_each(|key| *left.entry(key.clone()).or_default() += 1));
+        self.keys.send_modify(|left| keys.iter().for_each(|key| *left.entry(key.clone()).or_default() += 1));
     }
 
     pub(super) fn remove(&self, keys: &[ObjectKey]) {
-        self.0.send_modify(|left| {
+        self.keys.send_modify(|left| {
             for key in keys {
                 if let Some(count) = left.get_mut(key) {
                     *count -= 1;
@@ -37,14 +42,24 @@ impl Left {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.borrow().len()
+        self.keys.borrow().len() + self.unseen.load(Ordering::SeqCst)
+    }
+
+    /// A change more that nobody has to wait for.
+    pub(super) fn add_unseen(&self) {
+        self.unseen.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One of these is done.
+    pub(super) fn remove_unseen(&self) {
+        self.unseen.fetch_sub(1, Ordering::SeqCst);
     }
 
     async fn wait_until(&self, settled: impl Fn(&BTreeMap<ObjectKey, usize>) -> bool) -> Result<(), FsError> {
-        if settled(&self.0.borrow()) {
+        if settled(&self.keys.borrow()) {
             return Ok(());
         }
-        let mut left = self.0.subscribe();
+        let mut left = self.keys.subscribe();
         // It fails only where the sender is gone, which lives as long as this.
         wait(async { drop(left.wait_for(settled).await) }).await?;
         Ok(())

@@ -3,7 +3,7 @@
 //! The server's gates stop a copy at exact points, so that each kill falls where the test says.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
@@ -459,6 +459,50 @@ fn what_a_large_file_leaves_over_goes_with_the_next_mount() {
         mount.umount();
         assert_eq!(bench.recover_list(), [Value::Null; 0], "{point}");
     }
+}
+
+/// The file took its attributes along, with those that were set after it was closed: the ones before these, of which the
+/// dead one had no time to forget that they were to be sent, are not set again.
+#[test]
+fn attributes_that_have_gone_with_the_file_are_not_put_back() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("f", b"old");
+    died_at(&bench, &["--close", "local"], "session-ended", |mount| {
+        let set_mode = |mode| fs::set_permissions(mount.path("f"), fs::Permissions::from_mode(mode)).unwrap();
+        set_mode(0o604);
+        // Before that is sent, unless the machine is slow.
+        fs::write(mount.path("f"), b"new").unwrap();
+        set_mode(0o640);
+    });
+    let mount = bench.mount(&[]);
+    mount.settle();
+    let objects = bench.server.objects();
+    let mode: u32 = objects[0]["meta"]["mode"].as_str().unwrap().parse().unwrap();
+    assert_eq!((mode & 0o7777, bench.server.get("f").unwrap()), (0o640, b"new".to_vec()));
+    mount.umount();
+}
+
+/// A session that took attributes along is damaged: they go onto the object that stands.
+#[test]
+fn attributes_are_set_also_where_the_session_that_had_them_is_damaged() {
+    let Some(bench) = Bench::new() else { return };
+    bench.server.put("f", b"old");
+    let first = bench.mount(&["--close", "local"]);
+    bench.server.hold("PutObject", 0);
+    fs::set_permissions(first.path("f"), fs::Permissions::from_mode(0o604)).unwrap();
+    fs::write(first.path("f"), b"new").unwrap();
+    bench.server.wait_for_held();
+    first.kill();
+    bench.server.let_the_dead_go();
+    let spill = bench.state().join("spill");
+    let session = fs::read_dir(&spill).unwrap().next().unwrap().unwrap().path();
+    fs::write(session.join("000000"), b"").unwrap();
+    let second = bench.mount(&[]);
+    let mode = || bench.server.objects()[0]["meta"]["mode"].as_str().map(|mode| mode.parse::<u32>().unwrap() & 0o7777);
+    wait_until("its mode is set", || mode() == Some(0o604));
+    assert_eq!(bench.server.get("f").unwrap(), b"old");
+    second.settle();
+    second.umount();
 }
 
 /// A file is written on before its replay has come to it: what had been begun to be sent is of no use any more.

@@ -271,8 +271,8 @@ impl Vfs {
                 Work::Exchange { one, two, hidden, swap } => {
                     self.finish_later(id, [one, two, hidden], swap, Vec::new())
                 }
-                Work::Attributes { key, etag, changed } => {
-                    attributes.entry(key).or_default().push(LeftChange { id, etag, changed });
+                Work::Attributes { key, etag, crc64, changed } => {
+                    attributes.entry(key).or_default().push(LeftChange { id, etag, crc64, changed });
                 }
                 Work::Hidden { key } => self.repeat(id, Vec::new(), None, move |vfs| {
                     let key = key.clone();

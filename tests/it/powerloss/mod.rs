@@ -317,6 +317,10 @@ fn attributes(writer: &mut Recorder<'_>) {
     writer.settle();
     touch(writer, "moved", 1_000_000_004);
     writer.put("e/in", &noise(55, 2 * KIB));
+    // With what is to be sent still pending, and attributes of its own.
+    chmod(writer, "f", 0o600);
+    writer.put_with_mode("f", &noise(56, 2 * KIB), 0o666);
+    writer.settle();
 }
 
 fn chmod(writer: &mut Recorder<'_>, name: &str, mode: u32) {
