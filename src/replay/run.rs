@@ -142,6 +142,8 @@ impl Replay {
         let known = Evidence { record: kind, intact: true, whole: true, remote: Remote::NotAsked, mode: self.mode };
         match decide(&known) {
             Decision::Discard => {
+                // Whoever was to abort its upload may have died before that.
+                self.gone.push(id);
                 if let Err(error) = self.engine.discard_found(found.dir, record) {
                     log::error!("session {id}: {error}");
                 }
