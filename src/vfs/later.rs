@@ -495,9 +495,9 @@ impl Vfs {
         let mut changed = MetaChange::new();
         left.into_iter().for_each(|left| changed.extend(left.changed));
         // A session that is to be published shows its own, and may turn out to be damaged: then they go onto the object.
-        let has_session = self.write.session_for(&key).is_some();
-        let keys = if has_session { Vec::new() } else { vec![key.clone()] };
-        if has_session {
+        let is_waiting = self.is_to_be_published(&key);
+        let keys = if is_waiting { Vec::new() } else { vec![key.clone()] };
+        if is_waiting {
             self.left.add_unseen();
         }
         let change = Arc::new((key, versions, changed, older));
@@ -505,17 +505,21 @@ impl Vfs {
             let change = change.clone();
             async move {
                 let (key, versions, changed, older) = &*change;
-                while has_session && vfs.write.session_for(key).is_some() {
+                while is_waiting && vfs.is_to_be_published(key) {
                     tokio::time::sleep(LOOK).await;
                 }
                 vfs.send_replayed(key, versions, changed).await?;
                 older.iter().for_each(|id| vfs.intents.finish(*id));
-                if has_session {
+                if is_waiting {
                     vfs.left.remove_unseen();
                 }
                 Ok(())
             }
         });
+    }
+
+    fn is_to_be_published(&self, key: &ObjectKey) -> bool {
+        self.write.session_for(key).is_some_and(|dirty| dirty.status().phase.is_promised())
     }
 
     /// `versions`: those that the changes were meant for, with the CRC64 of their bytes; all but one are gone, by the

@@ -160,6 +160,8 @@ impl Vfs {
         }
         self.move_sessions(begun, copies).await?;
         crash::point("move-sessions-moved");
+        // A session that came back after power loss would be published under the old name again.
+        self.write.spill().settle_ends().await?;
         match (moved, begun.phase) {
             (Some(moved), _) => tree.delete(begun.id, &moved).await?,
             (None, Phase::Deleting { copied_until }) => tree.delete_rest(begun.id, copied_until).await?,
