@@ -26,8 +26,9 @@ pub enum Phase {
 pub enum Swap {
     /// The first one is being copied to the hidden key; nothing has changed yet.
     Saving,
-    /// The hidden key has the first one. These are the versions that stood at the two keys before.
-    Swapping { one: ETag, two: ETag },
+    /// The hidden key has the first one. These are the versions that stood at the two keys before, and the number of the
+    /// kernel's request.
+    Swapping { one: ETag, two: ETag, call: u64 },
 }
 
 /// User metadata of an object that are to change: the new value of each name, `None` where it is to go.

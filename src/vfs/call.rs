@@ -74,6 +74,13 @@ impl Vfs {
         crash::point("begun");
     }
 
+    /// What an earlier process has left tells that it had begun a request.
+    pub(super) fn begun_before(&self, unique: u64) {
+        self.requests.lock().entry(unique).or_default().begun = true;
+        self.ledger.note(&Record::Begun { unique });
+        self.ledger.commit();
+    }
+
     /// It has been done.
     pub(super) fn done(&self, call: Call, effect: Effect) {
         crash::point("deed");

@@ -16,7 +16,7 @@ use super::opener::Process;
 use super::tree::{ROOT, Tree};
 use crate::base::SessionId;
 use crate::base::time::now;
-use crate::intent::IntentRecord;
+use crate::intent::{IntentRecord, Swap, Work};
 use crate::ledger::{InodeState, KeptRecord, ObjectRecord, Table, VersionRecord};
 use crate::read::Cursor;
 use crate::spill::Base;
@@ -43,6 +43,10 @@ impl Vfs {
             );
         }
         *self.requests.lock() = requests;
+        // Where nothing was handed over the numbers are another kernel's.
+        if !inodes.is_empty() {
+            left.iter().filter_map(exchange_call).for_each(|call| self.begun_before(call));
+        }
         let mut tree = self.tree.lock();
         let numbers: Vec<u64> = inodes.keys().copied().collect();
         for (ino, state) in inodes {
@@ -166,6 +170,14 @@ impl Vfs {
                 log::warn!("{}: {error}", entry.path().display());
             }
         }
+    }
+}
+
+/// The request that an exchange was begun for.
+fn exchange_call(intent: &IntentRecord) -> Option<u64> {
+    match &intent.work {
+        Work::Exchange { swap: Swap::Swapping { call, .. }, .. } => Some(*call),
+        _ => None,
     }
 }
 

@@ -91,9 +91,9 @@ impl Vfs {
     }
 
     /// What an earlier process had begun is finished by whoever takes up its intent; names and versions follow here,
-    /// as they are found. Where it died before anything had changed, it is done from the start.
+    /// as they are found.
     pub(super) async fn exchange_again(&self, call: Call, one: Place<'_>, two: Place<'_>) -> Result<(), FsError> {
-        let (paths, fence) = self.fence_both(one, two).await?;
+        let (paths, _fence) = self.fence_both(one, two).await?;
         let keys = [self.file_key(&paths.0)?, self.file_key(&paths.1)?];
         let (at_one, at_two) = tokio::join!(self.found(&keys[0]), self.found(&keys[1]));
         let found = [at_one?, at_two?];
@@ -110,13 +110,6 @@ impl Vfs {
             held.into_iter().flatten().for_each(|(ino, _)| self.forget_freshness(ino));
             return Ok(());
         };
-        let is_there = |held: &Option<Version>, found: &Option<ObjectMeta>| {
-            held.as_ref().zip(found.as_ref()).is_some_and(|(held, found)| held.etag == found.etag)
-        };
-        if is_there(&version, &found[0]) && is_there(&other, &found[1]) {
-            drop(fence);
-            return self.exchange(call, one, two).await;
-        }
         let [one, two] = keys;
         let moves = [
             Exchanged { ino: first, record: copied(version.as_ref(), found[1].as_ref()), key: two },
@@ -162,11 +155,12 @@ impl Vfs {
                 return Err(stale(error));
             }
         };
-        // From the next record on a later process goes through with it.
-        self.begin(call);
-        let swap = Swap::Swapping { one: one.etag.clone(), two: two.etag.clone() };
+        // From this record on a later process goes through with it, and takes the call for begun, which is noted last:
+        // one that is begun and of which no intent stands any more has been done.
+        let swap = Swap::Swapping { one: one.etag.clone(), two: two.etag.clone(), call: call.unique() };
         self.intents.write(&IntentRecord { id: intent, work: work(swap.clone()) }, true)?;
         crash::point("exchange-saved");
+        self.begin(call);
         self.rekey_reader(one.ino, &one.etag, &hidden, &saved.etag);
         match self.swap(call, (one, two), &hidden, &saved.etag).await {
             Ok(()) => {
@@ -271,7 +265,7 @@ impl Vfs {
         hidden: &ObjectKey,
         swap: &Swap,
     ) -> Result<(), oss::Error> {
-        let Swap::Swapping { one: first, two: second } = swap else {
+        let Swap::Swapping { one: first, two: second, .. } = swap else {
             return self.client.delete_object(hidden).await;
         };
         let (at_one, at_two) = tokio::join!(self.found(one), self.found(two));

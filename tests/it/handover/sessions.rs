@@ -39,6 +39,26 @@ fn an_exchange_is_done_once_whenever_its_worker_dies() {
     }
 }
 
+/// The same of files that nobody has open, whatever was on the disk when it died.
+#[test]
+fn an_exchange_is_neither_forgotten_nor_done_twice() {
+    for point in
+        ["intent-recorded", "exchange-saved", "begun", "exchange-one-copied", "exchange-shown", "intent-finished"]
+    {
+        let Some(bench) = Bench::new() else { return };
+        bench.server.put("one", b"first");
+        bench.server.put("two", b"the second");
+        let mount = bench.mount_with(&[], &[("_OSSFUSE_CRASH_FILE", bench.path("crash").as_os_str())]);
+        mount.sh("stat one two");
+        dying_at(&bench, &mount, point, || rename::exchange(&mount.path("one"), &mount.path("two")).unwrap());
+        assert_eq!(mount.sh("cat one; echo; cat two"), "the second\nfirst", "{point}");
+        mount.settle();
+        let found = ["one", "two"].map(|key| bench.server.get(key).unwrap());
+        assert_eq!(found, [&b"the second"[..], b"first"], "{point}");
+        assert_eq!(bench.server.keys(), ["one", "two"], "{point}");
+    }
+}
+
 /// What is written after a worker has died changes the object: also where the dead one had hardly begun a session, or had
 /// ended one.
 #[test]
