@@ -169,8 +169,9 @@ impl Vfs {
     /// dies over the new bytes leaves the old ones. Where the service is out they are taken over as they are.
     async fn send_closed(&self, ino: u64) {
         let open = self.tree.lock().node(ino).and_then(|node| node.open.clone());
-        let idle = open.filter(|open| open.state.lock().handles == 0).and_then(|open| open.dirty());
-        let Some(dirty) = idle.filter(|dirty| dirty.is_closed_locally() && !self.client.is_out()) else { return };
+        // Whoever has it open still, or has closed it and is not let go of yet, goes on with the object.
+        let closed = open.and_then(|open| open.dirty()).filter(|dirty| dirty.is_closed_locally());
+        let Some(dirty) = closed.filter(|_| !self.client.is_out()) else { return };
         if let Err(error) = within(SEND_FIRST, dirty.publish()).await {
             log::debug!("{}: {error}; it is written anew before it was sent", dirty.name());
         }

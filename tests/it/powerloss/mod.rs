@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -407,6 +408,18 @@ fn a_closed_file_that_is_begun_anew_leaves_the_old_bytes_or_the_new() {
     cut(&LOCAL, few(), |writer| {
         writer.put("f", &noise(24, 150 * KIB));
         writer.put("f", &noise(25, 30 * KIB));
+    });
+}
+
+/// The same, where somebody else has it open. The kernel lets go of a file some time after its close, too.
+#[test]
+fn a_closed_file_that_is_begun_anew_while_it_is_open_leaves_the_old_bytes_or_the_new() {
+    cut(&LOCAL, few(), |writer| {
+        writer.put("f", &noise(24, 150 * KIB));
+        let mut reader = Command::new("sleep").arg("600").stdin(File::open(writer.path("f")).unwrap()).spawn().unwrap();
+        writer.put("f", &noise(25, 30 * KIB));
+        reader.kill().unwrap();
+        reader.wait().unwrap();
     });
 }
 
