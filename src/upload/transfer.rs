@@ -225,10 +225,6 @@ impl Transfer {
             .get_or_try_init(|| async {
                 let id = self.engine.client.initiate_upload(&self.key, &self.headers).await?;
                 crash::point("upload-begun");
-                if let Err(error) = self.check_wanted() {
-                    self.abort_upload(&id).await;
-                    return Err(error);
-                }
                 let record = UploadRecord {
                     upload_id: id.clone(),
                     key: self.key.clone(),
@@ -243,9 +239,10 @@ impl Transfer {
                 Ok(id)
             })
             .await?;
-        // Given up while it was being noted: whoever did so knew no id to give up.
+        // Given up while it was being begun: whoever did so knew no id to give up. It is noted nevertheless, as it may not
+        // be possible now.
         if let Err(error) = self.check_wanted() {
-            self.abort_upload(id).await;
+            self.give_up().await;
             return Err(error);
         }
         Ok(id)

@@ -11,7 +11,6 @@ mod trouble;
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::harness::{
-    Bench, Finally, MIB, Mount, assert_same, is_alive, noise, shell, signal, told, wait_for, wait_until,
+    Bench, Finally, MIB, Mount, assert_same, forget_pages, is_alive, noise, shell, signal, told, wait_for, wait_until,
 };
 use trouble::{When, kill, under};
 
@@ -452,8 +451,7 @@ fn a_damaged_ledger_stops_nothing() {
         fs::rename(ledger.with_extension("new"), &ledger).unwrap();
         replace_worker(&mount);
         // Not of what the kernel has of it.
-        // SAFETY: plain numbers.
-        assert_eq!(unsafe { libc::posix_fadvise(open.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
+        forget_pages(&open);
         let error = open.read_to_string(&mut String::new()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
         drop(open);

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use serde_json::json;
 
 use super::disk::{Act, Disk, Fault};
-use super::harness::{Bench, KIB, Mount, assert_same, noise, wait_until};
+use super::harness::{Bench, KIB, Mount, assert_same, close, noise, wait_until};
 
 const OPTIONS: [&str; 2] = ["--part-size", "100KiB"];
 
@@ -77,7 +77,7 @@ fn bytes_that_the_disk_does_not_give_back_are_sent_when_it_does() {
         let content = noise(4, 60 * KIB);
         let file = begun(mount, "f", &content);
         disk.faults(&[fault(Act::Read, "/spill/", libc::EIO)]);
-        assert_errno(super::powerloss::try_close(file), libc::EIO);
+        assert_errno(close(file), libc::EIO);
         let status = mount.status();
         assert_eq!((&status["pending"]["files"], &status["uploads"][0]["state"]), (&json!(1), &json!("failed")));
         assert!(status["uploads"][0]["error"].is_string(), "{status}");

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::rig::{DEADLINE, LOOK, Object, State};
-use crate::harness::{KIB, noise};
+use crate::harness::{KIB, close, noise};
 
 /// Bytes that are written by one call.
 const WRITE: usize = 40 * KIB;
@@ -67,15 +66,6 @@ impl Site {
         Ok(())
     }
 
-    /// Closes a file; what `close(2)` says counts.
-    fn close(&self, file: File) -> io::Result<()> {
-        // SAFETY: the descriptor is this function's own.
-        match unsafe { libc::close(file.into_raw_fd()) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
     /// Waits until parts of a file that is being written are on their way.
     fn wait_for_upload(&self, name: &str) -> io::Result<()> {
         let path = std::ffi::CString::new(self.path(name).into_os_string().into_encoded_bytes())?;
@@ -97,7 +87,7 @@ impl Site {
     fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let file = File::create(self.path(name))?;
         self.write(&file, 0, bytes)?;
-        self.close(file)?;
+        close(file)?;
         self.promise();
         Ok(())
     }
@@ -137,6 +127,14 @@ fn exchange(one: &Path, two: &Path) -> io::Result<()> {
     crate::rename::exchange(one, two)
 }
 
+fn append(site: &Site) -> io::Result<()> {
+    let mut file = OpenOptions::new().append(true).open(site.path("f"))?;
+    file.write_all(&new(SMALL))?;
+    close(file)?;
+    site.promise();
+    Ok(())
+}
+
 pub(super) const KINDS: &[Kind] = &[
     Kind {
         name: "a new small file",
@@ -170,26 +168,14 @@ pub(super) const KINDS: &[Kind] = &[
         name: "an append to a small file",
         options: &[],
         states: || vec![state([("f", old(SMALL))]), state([("f", [old(SMALL), new(SMALL)].concat())])],
-        work: |site| {
-            let mut file = OpenOptions::new().append(true).open(site.path("f"))?;
-            file.write_all(&new(SMALL))?;
-            site.close(file)?;
-            site.promise();
-            Ok(())
-        },
+        work: append,
         only: &[],
     },
     Kind {
         name: "an append to a large file",
         options: &[],
         states: || vec![state([("f", old(LARGE))]), state([("f", [old(LARGE), new(SMALL)].concat())])],
-        work: |site| {
-            let mut file = OpenOptions::new().append(true).open(site.path("f"))?;
-            file.write_all(&new(SMALL))?;
-            site.close(file)?;
-            site.promise();
-            Ok(())
-        },
+        work: append,
         only: &[],
     },
     Kind {
@@ -204,7 +190,7 @@ pub(super) const KINDS: &[Kind] = &[
             file.write_all_at(b"in the middle", 150 << 10)?;
             // All of one piece in one write: it is not fetched.
             file.write_all_at(&new(100 * KIB), 200 << 10)?;
-            site.close(file)?;
+            close(file)?;
             site.promise();
             Ok(())
         },
@@ -217,7 +203,7 @@ pub(super) const KINDS: &[Kind] = &[
         work: |site| {
             let file = OpenOptions::new().write(true).open(site.path("f"))?;
             site.write(&file, 70, b"changed")?;
-            site.close(file)?;
+            close(file)?;
             site.promise();
             Ok(())
         },
@@ -247,7 +233,7 @@ pub(super) const KINDS: &[Kind] = &[
             site.write(&file, 0, &new(LARGE))?;
             file.set_len(130_000)?;
             site.write(&file, 180_000, b"end")?;
-            site.close(file)?;
+            close(file)?;
             site.promise();
             Ok(())
         },
@@ -262,7 +248,7 @@ pub(super) const KINDS: &[Kind] = &[
             site.write(&file, 0, &new(LARGE))?;
             file.sync_all()?;
             site.promise();
-            site.close(file)
+            close(file)
         },
         only: &[],
     },
@@ -275,7 +261,7 @@ pub(super) const KINDS: &[Kind] = &[
             site.write(&file, 150 * KIB, b"changed")?;
             file.sync_all()?;
             site.promise();
-            site.close(file)
+            close(file)
         },
         only: &[],
     },
@@ -328,7 +314,7 @@ pub(super) const KINDS: &[Kind] = &[
             file.write_all_at(b"changed", 150 << 10)?;
             fs::rename(site.path("f"), site.path("g"))?;
             site.promise();
-            site.close(file)?;
+            close(file)?;
             site.promise();
             Ok(())
         },
@@ -343,7 +329,7 @@ pub(super) const KINDS: &[Kind] = &[
             site.write(&file, 0, &new(LARGE))?;
             site.wait_for_upload("f")?;
             fs::rename(site.path("f"), site.path("g"))?;
-            site.close(file)?;
+            close(file)?;
             site.promise();
             Ok(())
         },
@@ -373,7 +359,7 @@ pub(super) const KINDS: &[Kind] = &[
             file.write_all_at(&new(SMALL), 0)?;
             fs::rename(site.path("d"), site.path("e"))?;
             site.promise();
-            site.close(file)?;
+            close(file)?;
             site.promise();
             Ok(())
         },
@@ -412,7 +398,7 @@ pub(super) const KINDS: &[Kind] = &[
             let file = File::open(site.path("f"))?;
             fs::remove_file(site.path("f"))?;
             site.promise();
-            site.close(file)
+            close(file)
         },
         only: &[],
     },
@@ -478,7 +464,7 @@ pub(super) const KINDS: &[Kind] = &[
             let file = File::create(site.path("f"))?;
             site.write(&file, 0, &new(HUGE))?;
             site.write(&file, 150 * KIB, b"changed")?;
-            site.close(file)?;
+            close(file)?;
             site.promise();
             Ok(())
         },
@@ -491,7 +477,7 @@ pub(super) const KINDS: &[Kind] = &[
         work: |site| {
             let file = File::create(site.path("f"))?;
             site.write(&file, SPARSE - 3, b"end")?;
-            site.close(file)?;
+            close(file)?;
             site.promise();
             Ok(())
         },

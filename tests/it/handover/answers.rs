@@ -4,13 +4,13 @@
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{dying_at, replace_worker};
-use crate::harness::{Bench, KIB, MIB, assert_same, noise};
+use crate::harness::{Bench, KIB, MIB, assert_same, close, noise};
 
 /// Its effects are not noted yet, or are.
 const POINTS: [&str; 2] = ["answer-noting", "answer-noted"];
@@ -18,8 +18,8 @@ const POINTS: [&str; 2] = ["answer-noting", "answer-noted"];
 /// A call on a file that is open for reading and writing.
 type Act = fn(&File) -> io::Result<()>;
 
-fn checked(done: libc::c_int) -> io::Result<()> {
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+fn checked(returned: libc::c_int) -> io::Result<()> {
+    ossfuse::base::checked(returned).map(drop)
 }
 
 fn allocate(file: &File, mode: libc::c_int, offset: usize, len: usize) -> io::Result<()> {
@@ -135,12 +135,6 @@ fn a_copy_on_the_server_is_made_once() {
         assert_same(&bench.server.get(point).unwrap(), &content, point);
     }
     mount.umount();
-}
-
-/// `close` and what it returns.
-fn close(file: File) -> io::Result<()> {
-    // SAFETY: the descriptor is nobody's any more.
-    checked(unsafe { libc::close(file.into_raw_fd()) })
 }
 
 #[test]

@@ -4,11 +4,10 @@
 use std::ffi::CString;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
-use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::{dying_at, replace_worker};
-use crate::harness::{Bench, KIB, assert_same, noise, signal, wait_until};
+use crate::harness::{Bench, KIB, assert_same, close, noise, signal, wait_until};
 use crate::rename;
 
 /// Killed before each of its copies takes effect, and before its delete: the exchange is done all the same, and who has
@@ -156,6 +155,25 @@ fn a_rename_that_was_shown_is_not_done_with_another_inode() {
     assert_eq!(mount.sh("cat new; ls"), "text\nnew\nother\n");
 }
 
+/// What was sent is noted when it has rested for a moment; what is written after that counts all the same.
+#[test]
+fn a_part_that_was_noted_and_is_written_again_is_sent_again() {
+    let Some(bench) = Bench::new() else { return };
+    let variables = [("_OSSFUSE_CRASH_FILE", bench.path("crash"))];
+    let variables = variables.each_ref().map(|(name, path)| (*name, path.as_os_str()));
+    let mount = bench.mount_with(&["--part-size", "100KiB"], &variables);
+    let mut content = noise(9, 350 * KIB);
+    let file = fs::File::create(mount.path("f")).unwrap();
+    dying_at(&bench, &mount, "part-stable", || {
+        file.write_all_at(&content, 0).unwrap();
+        wait_until("a part is noted", || !bench.path("crash").exists());
+    });
+    file.write_all_at(b"changed", 5).unwrap();
+    content[5..12].copy_from_slice(b"changed");
+    close(file).unwrap();
+    assert_same(&bench.server.get("f").unwrap(), &content, "f");
+}
+
 /// A name that was free when a file was made is expected to be free by the next worker too.
 #[test]
 fn what_must_be_new_must_be_new_for_the_next_worker_too() {
@@ -249,14 +267,5 @@ fn what_has_left_the_disk_is_changed_whenever_its_worker_dies() {
         wait_until("nothing is left over", || bench.server.keys() == ["f"] && bench.server.uploads().is_empty());
         mount.umount();
         assert_eq!(bench.recover_list(), [serde_json::Value::Null; 0], "{point}");
-    }
-}
-
-/// Closes a file; what `close(2)` says counts.
-fn close(file: fs::File) -> std::io::Result<()> {
-    // SAFETY: the descriptor is this function's own.
-    match unsafe { libc::close(file.into_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
     }
 }

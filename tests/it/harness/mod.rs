@@ -8,7 +8,9 @@ mod mount;
 mod server;
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -235,6 +237,18 @@ pub(crate) fn end_with_parent(command: &mut Command) {
     unsafe {
         command.pre_exec(|| checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)).map(drop));
     }
+}
+
+/// Closes a file, and tells what came of it.
+pub(crate) fn close(file: File) -> io::Result<()> {
+    // SAFETY: the descriptor was given up and is closed once.
+    checked(unsafe { libc::close(file.into_raw_fd()) }).map(drop)
+}
+
+/// Has the kernel forget the pages of a file, so that reads come through.
+pub(crate) fn forget_pages(file: &File) {
+    // SAFETY: a plain call on a descriptor that lives through it.
+    assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
 }
 
 /// Sends a signal to a process that a test has started.

@@ -19,7 +19,6 @@ use parking_lot::Mutex;
 
 use crate::disk::{Disk, Image, Loss, Op, Rng};
 use crate::harness::{BUCKET, Bench, KIB, noise, wait_for, wait_until};
-pub(crate) use record::try_close;
 use record::{Cut, Found, Promises, Recorder, close, watch};
 
 /// Images of each of the large runs, unless `OSSFUSE_POWERLOSS_IMAGES` says how many: `scripts/soak powerloss` has

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -385,16 +384,7 @@ impl<'b> Recorder<'b> {
 
 /// Closes a file; it must succeed.
 pub(super) fn close(file: File) {
-    try_close(file).unwrap();
-}
-
-/// Closes a file, and tells what came of it.
-pub(crate) fn try_close(file: File) -> std::io::Result<()> {
-    // SAFETY: the descriptor was given up and is closed once.
-    match unsafe { libc::close(file.into_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
+    crate::harness::close(file).unwrap();
 }
 
 /// Has a disk make cuts, after one in `every` operations and whenever `always` is set.

@@ -9,8 +9,8 @@ use std::path::Path;
 use ossfuse::base::checked;
 use serde_json::json;
 
-use super::{errno, forget_pages, killed_renaming, no_intents, reread};
-use crate::harness::{Bench, wait_until};
+use super::{errno, killed_renaming, no_intents, reread};
+use crate::harness::{Bench, forget_pages, wait_until};
 
 /// `renameat2` with RENAME_EXCHANGE.
 pub(crate) fn exchange(one: &Path, two: &Path) -> std::io::Result<()> {

@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use serde_json::json;
 
-use super::{forget_pages, read, reread};
-use crate::harness::{Bench, KIB, MIB, assert_same, noise};
+use super::{read, reread};
+use crate::harness::{Bench, KIB, MIB, assert_same, forget_pages, noise};
 
 #[test]
 fn an_object_too_large_for_one_copy_is_copied_in_parts() {

@@ -36,13 +36,6 @@ fn reread(file: &mut File) -> Vec<u8> {
     bytes
 }
 
-/// Has the kernel forget the pages of a file, so that reads come through.
-fn forget_pages(file: &File) {
-    use std::os::fd::AsRawFd;
-    // SAFETY: a plain call on a descriptor that lives through it.
-    assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
-}
-
 fn no_intents(bench: &Bench) -> bool {
     fs::read_dir(bench.state().join("intents")).unwrap().count() == 0
 }

@@ -7,8 +7,8 @@ use std::thread;
 
 use serde_json::json;
 
-use super::{errno, forget_pages, keys_under, no_intents, read, reread};
-use crate::harness::{Bench, Finally, KIB, MIB, assert_same, noise, shell, signal, wait_until};
+use super::{errno, keys_under, no_intents, read, reread};
+use crate::harness::{Bench, Finally, KIB, MIB, assert_same, forget_pages, noise, shell, signal, wait_until};
 
 #[test]
 fn a_directory_of_a_thousand_files_costs_what_is_promised() {

@@ -7,8 +7,8 @@ use std::thread;
 
 use serde_json::json;
 
-use super::{errno, forget_pages, keys_under, no_intents, read, reread};
-use crate::harness::{Bench, KIB, MIB, Mount, assert_same, noise, wait_until};
+use super::{errno, keys_under, no_intents, read, reread};
+use crate::harness::{Bench, KIB, MIB, Mount, assert_same, forget_pages, noise, wait_until};
 
 /// Takes the name from files that are open, by `part`, and reads on.
 fn read_on(part: impl Fn(&Mount<'_>, &str)) {
