@@ -3,17 +3,9 @@
 //! Makes the call's body and sends nothing: that is `remote`'s. The signature is that of Alibaba Cloud's RPC services, of
 //! which the service itself knows nothing: HMAC-SHA1 over all parameters in the order of their names.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use hmac::{Hmac, Mac};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use sha1::Sha1;
-
 use super::CredentialError;
-use crate::oss::Credentials;
+use crate::oss::{Credentials, component, hmac_sha1};
 
-/// RFC 3986: everything but these is encoded.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// What every role allows.
 const LIFE_SECONDS: &str = "3600";
 
@@ -78,25 +70,20 @@ impl RamRole {
         pairs.sort_unstable();
         let form = form(&pairs);
         let signature = signature("POST", &form, &self.keys.access_key_secret);
-        format!("{form}&Signature={}", encode(&signature))
+        format!("{form}&Signature={}", component(&signature))
     }
 }
 
-fn encode(text: &str) -> String {
-    utf8_percent_encode(text, ENCODED).to_string()
-}
-
-fn form(pairs: &[(&str, &str)]) -> String {
-    let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
+/// Names and values as a query or the body of a POST carries them.
+pub(super) fn form(pairs: &[(&str, &str)]) -> String {
+    let pairs: Vec<String> =
+        pairs.iter().map(|(name, value)| format!("{}={}", component(name), component(value))).collect();
     pairs.join("&")
 }
 
 /// `form` in the order of its names, encoded.
 fn signature(method: &str, form: &str, secret: &str) -> String {
-    let key = format!("{secret}&");
-    let mut mac = Hmac::<Sha1>::new_from_slice(key.as_bytes()).expect("HMAC takes keys of any length");
-    mac.update(format!("{method}&%2F&{}", encode(form)).as_bytes());
-    BASE64.encode(mac.finalize().into_bytes())
+    hmac_sha1(&format!("{secret}&"), format!("{method}&%2F&{}", component(form)).as_bytes())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::answer::keys_in;
+use super::ram_role::form;
 use super::{CredentialError, EcsRole, Fetched, RamRole};
 use crate::base::SessionId;
 use crate::base::time::{micros, now, rfc3339};
@@ -137,7 +138,7 @@ pub(super) async fn assume_role_by_oidc(role: &OidcRole) -> Result<Fetched, Cred
         let mend = "see ALIBABA_CLOUD_OIDC_TOKEN_FILE";
         CredentialError::new(role.token_file.display(), format!("the token cannot be read: {error}"), mend)
     })?;
-    let form = [
+    let body = [
         ("RoleArn", role.role_arn.as_str()),
         ("OIDCProviderArn", &role.provider_arn),
         ("OIDCToken", token.trim()),
@@ -150,36 +151,29 @@ pub(super) async fn assume_role_by_oidc(role: &OidcRole) -> Result<Fetched, Cred
         ("Format", "JSON"),
         ("Timestamp", &rfc3339(now())),
     ];
-    let path = format!("/?{}", encode(&query));
-    ask_sts(&what, &role.endpoint, &path, encode(&form), "check ALIBABA_CLOUD_STS_REGION and the network").await
+    let path = format!("/?{}", form(&query));
+    ask_sts(&what, &role.endpoint, &path, form(&body), "check ALIBABA_CLOUD_STS_REGION and the network").await
 }
 
 /// AssumeRole: signed with the key that may take the role.
 pub(super) async fn assume_role(role: &RamRole) -> Result<Fetched, CredentialError> {
     let what = format!("the role {}", role.role_arn);
     let at = now();
-    let form = role.signed_form(&rfc3339(at), &SessionId::generate(micros(at)).to_string());
-    ask_sts(&what, &role.endpoint, "/", form, "check sts_region and the network").await
+    let body = role.signed_form(&rfc3339(at), &SessionId::generate(micros(at)).to_string());
+    ask_sts(&what, &role.endpoint, "/", body, "check sts_region and the network").await
 }
 
-async fn ask_sts(what: &str, endpoint: &str, path: &str, form: String, mend: &str) -> Result<Fetched, CredentialError> {
+async fn ask_sts(what: &str, endpoint: &str, path: &str, body: String, mend: &str) -> Result<Fetched, CredentialError> {
     let failed = |error: reqwest::Error| {
         CredentialError::new(what, format!("STS does not answer: {}", error.without_url()), mend)
     };
     let encrypted = !endpoint.starts_with("http://");
     let http = http(METADATA_PATIENCE, STS_PATIENCE, encrypted).map_err(failed)?;
     let post = http.post(format!("{endpoint}{path}"));
-    let post = post.header("content-type", "application/x-www-form-urlencoded").body(form);
-    let (_, body) = answer(post.send().await.map_err(failed)?).await.map_err(failed)?;
+    let post = post.header("content-type", "application/x-www-form-urlencoded").body(body);
+    let (_, told) = answer(post.send().await.map_err(failed)?).await.map_err(failed)?;
     // A refusal has its code in the same place as a metadata service has its own.
-    keys_in(what, &serde_json::from_slice(&body).unwrap_or(Value::Null))
-}
-
-fn encode(pairs: &[(&str, &str)]) -> String {
-    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-    let pairs: Vec<String> =
-        pairs.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))).collect();
-    pairs.join("&")
+    keys_in(what, &serde_json::from_slice(&told).unwrap_or(Value::Null))
 }
 
 #[cfg(test)]
@@ -281,7 +275,7 @@ mod tests {
     }
 
     fn sts(head: &str) -> (u16, String) {
-        if head.contains("OIDCToken=good%2Etoken") {
+        if head.contains("OIDCToken=good.token") {
             let keys = r#"{"RequestId": "r", "Credentials": {"AccessKeyId": "i", "AccessKeySecret": "s",
                 "SecurityToken": "t", "Expiration": "2030-01-01T00:00:00Z"}}"#;
             (200, keys.into())

@@ -273,9 +273,7 @@ impl Trees {
         self.sessions.remove(session.to_bytes())?;
         Ok(())
     }
-}
 
-impl Trees {
     /// Whoever has begun another upload in its place may die before it is aborted.
     fn keep_outdated(
         &self,

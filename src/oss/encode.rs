@@ -17,8 +17,8 @@ pub(super) fn push_path(out: &mut String, key: &str) {
     out.extend(utf8_percent_encode(key, PATH));
 }
 
-/// `text` with slashes escaped too.
-pub(super) fn component(text: &str) -> String {
+/// `text` with slashes escaped too: what RFC 3986 leaves as it is stays, all else is `%XX`.
+pub fn component(text: &str) -> String {
     utf8_percent_encode(text, QUERY).to_string()
 }
 

@@ -26,8 +26,10 @@ mod xml;
 mod wire_tests;
 
 pub use client::{Client, ClientOptions};
+pub use encode::component;
 pub use endpoint::{Addressing, BadEndpoint, Endpoint};
 pub use error::{Error, ErrorKind, Outcome};
+pub use sign::hmac_sha1;
 pub use types::{
     Body, BodySource, BodyStream, BreakerState, BucketInfo, BucketStat, CopyOptions, CopyReceipt, CredentialSource,
     Credentials, GetOptions, GetReply, Limits, ListEntry, ListPage, ListRequest, ObjectKind, ObjectMeta, Operation,

@@ -242,15 +242,11 @@ async fn give_up_useless(engine: &UploadEngine, restored: &Restored) {
 pub(super) async fn give_up_upload(engine: &UploadEngine, id: SessionId) {
     match engine.journal().upload_of(id) {
         Ok(None) => {}
-        Ok(Some((upload, _))) => {
-            let is_gone = match Transfer::resume(engine.clone(), id, &upload, false) {
-                Some(transfer) => transfer.abort().await,
-                None => true,
-            };
-            if is_gone && let Err(error) = engine.journal().forget(id) {
-                log::warn!("{error}");
-            }
-        }
+        Ok(Some((upload, _))) => match Transfer::resume(engine.clone(), id, &upload, false) {
+            Some(transfer) => transfer.give_up().await,
+            // What is noted of it cannot be read.
+            None => engine.journal().forget(id).unwrap_or_else(|error| log::warn!("{error}")),
+        },
         Err(error) => log::warn!("{error}"),
     }
 }

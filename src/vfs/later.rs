@@ -494,12 +494,9 @@ impl Vfs {
         let versions: Vec<(ETag, Option<u64>)> = left.iter().map(|left| (left.etag.clone(), left.crc64)).collect();
         let mut changed = MetaChange::new();
         left.into_iter().for_each(|left| changed.extend(left.changed));
-        // A session that is to be published shows its own, and may turn out to be damaged: then they go onto the object.
+        // A session that is to be published has them, and may turn out to be damaged: then they go onto the object.
         let is_waiting = self.is_to_be_published(&key);
-        let keys = if is_waiting { Vec::new() } else { vec![key.clone()] };
-        if is_waiting {
-            self.left.add_unseen();
-        }
+        let keys = vec![key.clone()];
         let change = Arc::new((key, versions, changed, older));
         self.repeat(last, keys, None, move |vfs| {
             let change = change.clone();
@@ -510,9 +507,6 @@ impl Vfs {
                 }
                 vfs.send_replayed(key, versions, changed).await?;
                 older.iter().for_each(|id| vfs.intents.finish(*id));
-                if is_waiting {
-                    vfs.left.remove_unseen();
-                }
                 Ok(())
             }
         });

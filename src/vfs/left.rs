@@ -1,8 +1,8 @@
 //! Objects that an earlier process has left in the middle of a change: attributes that are to be sent, a rename that is
-//! to be finished. Whoever looks at one, or gives it another name, waits for that: what was answered must be seen.
+//! to be finished. Whoever looks at one, or gives it another name, waits for that: what was answered must be seen. A file
+//! that is unsent is no such object: its session shows what it has.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
@@ -13,25 +13,21 @@ use crate::base::caller::wait;
 
 /// The keys, and how many changes wait for each.
 #[derive(Debug)]
-pub(super) struct Left {
-    keys: watch::Sender<BTreeMap<ObjectKey, usize>>,
-    /// Changes that nobody has to wait for.
-    unseen: AtomicUsize,
-}
+pub(super) struct Left(watch::Sender<BTreeMap<ObjectKey, usize>>);
 
 impl Default for Left {
     fn default() -> Self {
-        Self { keys: watch::Sender::new(BTreeMap::new()), unseen: AtomicUsize::new(0) }
+        Self(watch::Sender::new(BTreeMap::new()))
     }
 }
 
 impl Left {
     pub(super) fn add(&self, keys: &[ObjectKey]) {
-        self.keys.send_modify(|left| keys.iter().for_each(|key| *left.entry(key.clone()).or_default() += 1));
+        self.0.send_modify(|left| keys.iter().for_each(|key| *left.entry(key.clone()).or_default() += 1));
     }
 
     pub(super) fn remove(&self, keys: &[ObjectKey]) {
-        self.keys.send_modify(|left| {
+        self.0.send_modify(|left| {
             for key in keys {
                 if let Some(count) = left.get_mut(key) {
                     *count -= 1;
@@ -42,24 +38,14 @@ impl Left {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.keys.borrow().len() + self.unseen.load(Ordering::SeqCst)
-    }
-
-    /// A change more that nobody has to wait for.
-    pub(super) fn add_unseen(&self) {
-        self.unseen.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// One of these is done.
-    pub(super) fn remove_unseen(&self) {
-        self.unseen.fetch_sub(1, Ordering::SeqCst);
+        self.0.borrow().len()
     }
 
     async fn wait_until(&self, settled: impl Fn(&BTreeMap<ObjectKey, usize>) -> bool) -> Result<(), FsError> {
-        if settled(&self.keys.borrow()) {
+        if settled(&self.0.borrow()) {
             return Ok(());
         }
-        let mut left = self.keys.subscribe();
+        let mut left = self.0.subscribe();
         // It fails only where the sender is gone, which lives as long as this.
         wait(async { drop(left.wait_for(settled).await) }).await?;
         Ok(())
@@ -69,12 +55,17 @@ impl Left {
 impl Vfs {
     /// Waits until what an earlier process has left undone at a key is done.
     pub(super) async fn settled_at(&self, key: &ObjectKey) -> Result<(), FsError> {
-        self.left.wait_until(|left| !left.contains_key(key)).await
+        self.left.wait_until(|left| !left.contains_key(key) || self.is_unsent(key)).await
     }
 
     /// The same for all that is below a prefix.
     pub(super) async fn settled_below(&self, prefix: &str) -> Result<(), FsError> {
-        self.left.wait_until(|left| !left.keys().any(|key| key.as_str().starts_with(prefix))).await
+        let is_left = |key: &ObjectKey| key.as_str().starts_with(prefix) && !self.is_unsent(key);
+        self.left.wait_until(|left| !left.keys().any(is_left)).await
+    }
+
+    fn is_unsent(&self, key: &ObjectKey) -> bool {
+        self.write.session_for(key).is_some()
     }
 }
 

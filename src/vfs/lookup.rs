@@ -137,7 +137,8 @@ impl Vfs {
     /// What the bucket has at a path. One page of the directory's listing tells as much as asking for the name
     /// twice (as a file, as a directory), and answers the next look-ups too; large directories are not listed.
     async fn find(&self, parent: u64, name: &str, path: &str) -> Result<Option<Found>, FsError> {
-        self.settled_at(&self.file_key(path)?).await?;
+        let key = self.file_key(path)?;
+        self.settled_at(&key).await?;
         self.list_if_small(parent).await?;
         let listed = {
             let tree = self.tree.lock();
@@ -145,12 +146,19 @@ impl Vfs {
         };
         match listed {
             Some(None) => Ok(None),
-            Some(Some(listed)) => self.find_listed(parent, name, path, listed).await,
-            None => self.find_unlisted(path).await,
+            Some(Some(listed)) => self.find_listed(parent, name, path, &key, listed).await,
+            None => self.find_unlisted(path, &key).await,
         }
     }
 
-    async fn find_listed(&self, parent: u64, name: &str, path: &str, listed: Listed) -> Result<Option<Found>, FsError> {
+    async fn find_listed(
+        &self,
+        parent: u64,
+        name: &str,
+        path: &str,
+        key: &ObjectKey,
+        listed: Listed,
+    ) -> Result<Option<Found>, FsError> {
         if listed.kind == Kind::Dir {
             return Ok(Some(Found::dir(self.marker(path).await?)));
         }
@@ -171,15 +179,12 @@ impl Vfs {
                 Ok(Some(Found::listed(listed.kind, listed.version)))
             }
             None if listed.kind == Kind::Symlink && listed.version.as_ref().is_none_or(|v| v.headers.is_none()) => {
-                self.find_link(&self.file_key(path)?).await
+                self.find_link(key).await
             }
-            None => {
-                let key = self.file_key(path)?;
-                match self.told_ahead(parent, name, &key).await {
-                    Some(told) => self.file_of(&key, Ok(told), false).await,
-                    None => self.find_file(&key).await,
-                }
-            }
+            None => match self.told_ahead(parent, name, key).await {
+                Some(told) => self.file_of(key, Ok(told), false).await,
+                None => self.find_file(key).await,
+            },
         }
     }
 
@@ -224,11 +229,10 @@ impl Vfs {
         }
     }
 
-    async fn find_unlisted(&self, path: &str) -> Result<Option<Found>, FsError> {
-        let key = self.file_key(path)?;
+    async fn find_unlisted(&self, path: &str, key: &ObjectKey) -> Result<Option<Found>, FsError> {
         let prefix = self.options.prefix.dir_key(path);
         let below = ListRequest { prefix: prefix.clone(), max_keys: 1, ..ListRequest::default() };
-        let (file, dir) = tokio::join!(self.find_file(&key), self.client.list_objects(&below));
+        let (file, dir) = tokio::join!(self.find_file(key), self.client.list_objects(&below));
         match dir?.entries.first() {
             Some(first) if first.key == prefix => Ok(Some(Found::dir(self.marker(path).await?))),
             Some(_) => Ok(Some(Found::dir(None))),
